@@ -1,0 +1,99 @@
+"""Trains the embedded AutoencoderKL (64×64 RGB to 8×8 latents of 8 channels) on tinyworld scenes made on the fly.
+
+    python -m training.train_vae --out runs/vae
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from tinyworld.scenes import make_scene
+
+from . import loop
+
+
+def build() -> AutoencoderKL:
+    """The shipped shape: 8× down, 8 latent channels, about 1.6 M parameters."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 ``(n, h, w, 3)`` to float ``(n, 3, h, w)`` in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def scenes(step: int, batch_size: int, seed: int) -> torch.Tensor:
+    """Batch number `step` of training pictures."""
+    first = (seed << 40) + step * batch_size
+    return to_pixels(np.stack([make_scene(first + i).image for i in range(batch_size)]))
+
+
+class Autoencoding(torch.nn.Module):
+    """Encode, sample, decode in one forward pass."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        posterior = self.vae.encode(pixels).latent_dist
+        return self.vae.decode(posterior.sample()).sample, posterior.kl().mean() / posterior.mean[0].numel()
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def loss_of(model: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """L1 on pixels and on their gradients (keeps glyph strokes sharp) and a light KL."""
+    pixels = pixels.to(next(model.parameters()).device).contiguous(memory_format=torch.channels_last)
+    decoded, kl = model(pixels)
+    l1 = F.l1_loss(decoded, pixels)
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(pixels), strict=True))
+    return l1 + 0.5 * edges + 1e-4 * kl, {"l1": l1.detach(), "kl": kl.detach()}
+
+
+@torch.no_grad()
+def finish(vae: AutoencoderKL, seed: int) -> dict[str, float]:
+    """Sets `scaling_factor` so that latents have unit variance; returns test-split reconstruction measures."""
+    device = next(vae.parameters()).device
+    images = np.stack([make_scene((seed << 40) + 2**39 + i, "test").image for i in range(512)])
+    pixels = to_pixels(images).to(device)
+    latents = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(64)])
+    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+    decoded = torch.cat([vae.decode(z).sample for z in latents.split(64)]).clamp(-1, 1)
+    mse = ((decoded - pixels) / 2).square().mean()
+    return {"psnr": round(float(-10 * mse.log10()), 2), "latent_std": round(float(latents.std()), 4)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=15)
+    args = parser.parse_args(argv)
+    torch.manual_seed(args.seed)
+    vae = build().to(memory_format=torch.channels_last)
+    report = loop.fit(
+        args, Autoencoding(vae), lambda step: scenes(step, args.batch_size, args.seed), loss_of
+    )
+    report["test"] = finish(vae, args.seed)
+    vae.save_pretrained(args.out / "vae")
+    (args.out / "report.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
