@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,9 +127,6 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
 
 def hardware() -> str:
     """The machine in words, for model cards and result files."""
-    import os
-    import platform
-
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"

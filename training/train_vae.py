@@ -1,4 +1,4 @@
-"""Trains the embedded AutoencoderKL (64×64 RGB to 8×8 latents of 8 channels) on tinyworld scenes made on the fly.
+"""Trains the embedded AutoencoderKL (64×64 RGB to 16×16 latents of 4 channels) on tinyworld scenes made on the fly.
 
     python -m training.train_vae --out runs/vae
 """
@@ -14,26 +14,25 @@ from diffusers import AutoencoderKL
 from tinyworld.scenes import make_scene
 
 from . import loop
+from .data import to_pixels
 
 
 def build() -> AutoencoderKL:
-    """The shipped shape: 8× down, 8 latent channels, about 1.6 M parameters."""
+    """The shipped shape: 4× down, 4 latent channels.
+
+    8× down with 8 channels was tried first: after the same time on 2 cores it reconstructs 5 dB worse.
+    """
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=4,
         norm_num_groups=8,
         sample_size=64,
     )
-
-
-def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 ``(n, h, w, 3)`` to float ``(n, 3, h, w)`` in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def scenes(step: int, batch_size: int, seed: int) -> torch.Tensor:
@@ -54,17 +53,20 @@ class Autoencoding(torch.nn.Module):
         return self.vae.decode(posterior.sample()).sample, posterior.kl().mean() / posterior.mean[0].numel()
 
 
-def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+def _chroma(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels - pixels.mean(1, keepdim=True)
 
 
 def loss_of(model: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-    """L1 on pixels and on their gradients (keeps glyph strokes sharp) and a light KL."""
+    """L1 and squared error on pixels, L1 on chroma, and a light KL.
+
+    L1 alone settles on medians: small objects keep their shape and lose their hue for thousands of steps.
+    """
     pixels = pixels.to(next(model.parameters()).device).contiguous(memory_format=torch.channels_last)
     decoded, kl = model(pixels)
     l1 = F.l1_loss(decoded, pixels)
-    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(pixels), strict=True))
-    return l1 + 0.5 * edges + 1e-4 * kl, {"l1": l1.detach(), "kl": kl.detach()}
+    chroma = F.l1_loss(_chroma(decoded), _chroma(pixels))
+    return l1 + 2 * F.mse_loss(decoded, pixels) + 2 * chroma + 3e-5 * kl, {"l1": l1.detach(), "kl": kl.detach()}
 
 
 @torch.no_grad()
@@ -82,7 +84,7 @@ def finish(vae: AutoencoderKL, seed: int) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=15)
+    loop.add_arguments(parser, batch_size=4, lr=1e-3, minutes=20)
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     vae = build().to(memory_format=torch.channels_last)

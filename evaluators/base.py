@@ -1,0 +1,124 @@
+"""The one evaluator interface.
+
+An evaluator is called with candidates and a context and returns ``scores`` ``(batch, candidates)``, higher is better.
+What the candidates are is declared by its `space`:
+
+========== ============================================ ===================================================
+space      candidates                                   what they are
+========== ============================================ ===================================================
+noisy      ``(batch, candidates, C, H, W)`` latents     the scheduler's next latents, brought to unit variance
+denoised   ``(batch, candidates, C, H, W)`` latents     the predictions of the clean latents (x0)
+========== ============================================ ===================================================
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+SPACES = ("noisy", "denoised")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the host knows about the candidates.
+
+    Attributes:
+        prompt: one per row of the batch, `None` where the caller gave only embeddings.
+        timestep: the scheduler's timestep of the step being decided.
+        noise_level: share of noise in the candidates, ``sigma / sqrt(alpha² + sigma²)`` in [0, 1]. The same number for
+            variance preserving, sigma and flow-matching schedulers, so one evaluator serves them all.
+    """
+
+    prompt: Sequence[str] | None
+    timestep: torch.Tensor | float
+    noise_level: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How an evaluator behaves at each noise level, measured offline.
+
+    Attributes:
+        noise_level: increasing, in [0, 1].
+        spread: typical standard deviation of the scores over the candidates of one sample.
+        reliability: accuracy in [0, 1] of ranking a right and a wrong candidate; 0.5 is chance.
+    """
+
+    noise_level: tuple[float, ...]
+    spread: tuple[float, ...]
+    reliability: tuple[float, ...]
+
+    def at(self, noise_level: float) -> tuple[float, float]:
+        """`spread` and `reliability` at a noise level, linearly interpolated."""
+        return tuple(float(np.interp(noise_level, self.noise_level, y)) for y in (self.spread, self.reliability))
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """What guidance needs of an evaluator. Any object with these is one; a plain function becomes one by
+    `as_evaluator`.
+
+    Attributes:
+        name: its key in traces and in `weights`.
+        space: one of `SPACES`.
+        needs_prompt: whether it reads `Context.prompt`.
+        in_channels: latent channels it takes, `None` for any.
+        calibration: `None` where it was never measured.
+    """
+
+    name: str
+    space: str
+    needs_prompt: bool
+    in_channels: int | None
+    calibration: Calibration | None
+
+    def __call__(self, candidates: torch.Tensor, context: Context) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class FunctionEvaluator:
+    """A plain ``function(candidates, context) -> scores`` as an evaluator."""
+
+    function: Callable[[torch.Tensor, Context], torch.Tensor]
+    name: str
+    space: str = "denoised"
+    needs_prompt: bool = False
+    in_channels: int | None = None
+    calibration: Calibration | None = None
+
+    def __call__(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+        return self.function(candidates, context)
+
+
+def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
+    """Passes an evaluator through and wraps a plain function; its `space` attribute is respected, default x0.
+
+    Raises:
+        TypeError: `evaluator` is not callable.
+        ValueError: its `space` is not one of `SPACES`.
+    """
+    if not isinstance(evaluator, Evaluator):
+        if not callable(evaluator):
+            raise TypeError(f"`evaluators` must hold evaluators or functions, got {type(evaluator).__name__}.")
+        name = getattr(evaluator, "__name__", type(evaluator).__name__)
+        evaluator = FunctionEvaluator(evaluator, name, getattr(evaluator, "space", "denoised"))
+    if evaluator.space not in SPACES:
+        raise ValueError(f"`space` of evaluator {evaluator.name!r} must be one of {SPACES}, got {evaluator.space!r}.")
+    return evaluator
+
+
+def score(evaluator: Evaluator, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+    """Calls an evaluator; returns float32 scores ``(batch, candidates)``.
+
+    Raises:
+        ValueError: the evaluator returned anything but a tensor of that shape.
+    """
+    scores = evaluator(candidates, context)
+    shape = tuple(candidates.shape[:2])
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != shape:
+        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ValueError(f"evaluator {evaluator.name!r} must return scores (batch, candidates) = {shape}, got {got}.")
+    return scores.float()

@@ -1,0 +1,60 @@
+"""The small convolutional network under every latent evaluator, and the noise-level embedding that makes it aware."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def noise_embedding(noise_level: torch.Tensor, dim: int) -> torch.Tensor:
+    """``(n,)`` noise shares in [0, 1] to Fourier features ``(n, dim)`` of the angle ``asin(noise_level)``.
+
+    The angle spreads both ends, nearly clean and nearly pure noise, where the share itself hardly moves.
+    """
+    angle = torch.asin(noise_level.clamp(0, 1))[:, None]
+    frequencies = torch.arange(1, dim // 2 + 1, device=angle.device, dtype=angle.dtype)
+    return torch.cat([torch.sin(angle * frequencies), torch.cos(angle * frequencies)], dim=1)
+
+
+class Block(nn.Module):
+    """A residual block whose scale and shift come from the noise level (as in ADM's adaptive group norm)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.modulation(embedding)[..., None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm(x)))
+        return x + self.conv2(F.silu(h * (1 + scale) + shift))
+
+
+class LatentTrunk(nn.Module):
+    """Latents ``(n, C, H, W)`` at noise shares ``(n,)`` to features ``(n, dim)``.
+
+    Two stages, at half and at a quarter of the latents' resolution. The grid is pooled to 4×4 places and read by an
+    MLP: any resolution works, and left stays apart from right.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, int], blocks: tuple[int, int], dim: int) -> None:
+        super().__init__()
+        self.embedding = 32
+        first, second = channels
+        self.patch = nn.Conv2d(in_channels, first, 4, stride=2, padding=1)
+        self.fine = nn.ModuleList(Block(first, self.embedding) for _ in range(blocks[0]))
+        self.down = nn.Conv2d(first, second, 2, stride=2)
+        self.coarse = nn.ModuleList(Block(second, self.embedding) for _ in range(blocks[1]))
+        self.norm = nn.GroupNorm(8, second)
+        self.head = nn.Sequential(nn.Linear(16 * second, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
+        embedding = noise_embedding(noise_level, self.embedding)
+        x = self.patch(latents.contiguous(memory_format=torch.channels_last))
+        for block in self.fine:
+            x = block(x, embedding)
+        x = self.down(x)
+        for block in self.coarse:
+            x = block(x, embedding)
+        return self.head(F.adaptive_avg_pool2d(F.silu(self.norm(x)), 4).flatten(1))

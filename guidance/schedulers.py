@@ -1,0 +1,114 @@
+"""What guidance must know of a diffusers scheduler: its noise levels, its x0, and a step that leaves no trace."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+# A step of these is affine in the model output (a test per scheduler): prev(u + s (c - u)) = prev(u) + s (prev(c) -
+# prev(u)), so two steps give every candidate. Clipping and thresholding break it; anything else is stepped per scale.
+AFFINE = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "LCMScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+def is_affine(scheduler: SchedulerMixin) -> bool:
+    """Whether candidates may be formed from two evaluations."""
+    clips = scheduler.config.get("clip_sample", False) or scheduler.config.get("thresholding", False)
+    return type(scheduler).__name__ in AFFINE and not clips
+
+
+def _is_flow(scheduler: SchedulerMixin) -> bool:
+    if "prediction_type" in scheduler.config:
+        return scheduler.config.prediction_type == "flow_prediction"
+    return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
+
+
+def check_supported(scheduler: Any) -> None:
+    """Raises ValueError where the noise levels of `scheduler` are unknown to `noise_schedule`."""
+    known = hasattr(scheduler, "step") and (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod"))
+    if not known or not hasattr(scheduler, "timesteps"):
+        raise ValueError(
+            f"`scheduler` {type(scheduler).__name__} is not supported: a scheduler must have `timesteps` and `sigmas` "
+            f"or `alphas_cumprod`; tested are {', '.join(AFFINE)}."
+        )
+
+
+def noise_schedule(scheduler: SchedulerMixin) -> list[tuple[float, float]]:
+    """``(alpha, sigma)`` with ``latents = alpha · x0 + sigma · noise``, before each step and after the last.
+
+    Call it after ``set_timesteps``; the list is one longer than ``scheduler.timesteps``.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None:
+        sigmas = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the multistep solvers, flow sigmas included
+            return [tuple(float(v) for v in scheduler._sigma_to_alpha_sigma_t(sigma)) for sigma in sigmas]
+        if _is_flow(scheduler):
+            return [(1 - sigma, sigma) for sigma in sigmas.tolist()]
+        return [(1.0, sigma) for sigma in sigmas.tolist()]  # k-diffusion convention
+    kept = scheduler.alphas_cumprod.double().cpu()[torch.as_tensor(scheduler.timesteps).long().cpu()].tolist()
+    kept.append(float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
+    return [(a**0.5, max(0.0, 1 - a) ** 0.5) for a in kept]
+
+
+def denoised(
+    scheduler: SchedulerMixin, prediction: torch.Tensor, sample: torch.Tensor, level: tuple[float, float]
+) -> torch.Tensor:
+    """The x0 prediction that `prediction` implies for the latents `sample` at ``level = (alpha, sigma)``."""
+    alpha, sigma = level
+    if _is_flow(scheduler):
+        return sample - sigma * prediction
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return (sample - sigma * prediction) / alpha
+    if kind == "v_prediction":
+        norm = (alpha**2 + sigma**2) ** 0.5
+        return alpha / norm**2 * sample - sigma / norm * prediction
+    return prediction  # "sample"
+
+
+@contextmanager
+def _randomness_untouched(generator: Any, device: torch.device) -> Iterator[None]:
+    """Restores every random state that a scheduler's step may draw from."""
+    if generator is not None:
+        generators = generator if isinstance(generator, list) else [generator]
+        states = [g.get_state() for g in generators]
+        try:
+            yield
+        finally:
+            for g, state in zip(generators, states, strict=True):
+                g.set_state(state)
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def probe(
+    scheduler: SchedulerMixin,
+    prediction: torch.Tensor,
+    timestep: torch.Tensor,
+    sample: torch.Tensor,
+    step_kwargs: dict[str, Any],
+) -> torch.Tensor:
+    """The next latents that ``scheduler.step`` would return, with neither it nor any generator changed.
+
+    The step runs on a shallow copy with its history lists copied: schedulers replace tensors and never write into them.
+    Every call draws the same noise.
+    """
+    twin = copy.copy(scheduler)
+    twin.__dict__.update({k: list(v) for k, v in scheduler.__dict__.items() if isinstance(v, list)})
+    twin.__dict__.pop("step", None)  # while guiding, `step` of the instance is ours
+    kwargs = step_kwargs | {"return_dict": False}
+    with _randomness_untouched(step_kwargs.get("generator"), sample.device):
+        return twin.step(prediction, timestep, sample, **kwargs)[0]

@@ -1,0 +1,75 @@
+"""Fixed guidance schedules: the baselines. Each gives one scale for a step, whatever the sample looks like."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .step import DenoisingStep
+
+
+def check_scale(name: str, value: float) -> float:
+    """Raises ValueError unless `value` is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
+    return float(value)
+
+
+def check_window(start: float, stop: float) -> None:
+    """Raises ValueError unless ``0 <= start < stop <= 1``."""
+    if not 0 <= start < stop <= 1:
+        raise ValueError(f"`start` and `stop` must satisfy 0 <= start < stop <= 1, got {start!r} and {stop!r}.")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A function of progress alone. `guidance_scale` is finite and at least 0; ValueError otherwise."""
+
+    guidance_scale: float
+
+    def __post_init__(self) -> None:
+        check_scale("guidance_scale", self.guidance_scale)
+
+    def at(self, progress: float) -> float:
+        """The scale at `progress` in [0, 1]."""
+        raise NotImplementedError
+
+    def decide(self, step: DenoisingStep) -> tuple[torch.Tensor, dict]:
+        """The scale of every row, ``(batch,)``."""
+        return step.full(self.at(step.progress)), {}
+
+
+class Static(Schedule):
+    """One constant: classifier-free guidance (arXiv 2207.12598)."""
+
+    def at(self, progress: float) -> float:
+        return self.guidance_scale
+
+
+@dataclass(frozen=True)
+class Interval(Schedule):
+    """`guidance_scale` between `start` and `stop` of the steps, no guidance (1) elsewhere (arXiv 2404.07724)."""
+
+    start: float = 0.15
+    stop: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_window(self.start, self.stop)
+
+    def at(self, progress: float) -> float:
+        return self.guidance_scale if self.start <= progress <= self.stop else 1.0
+
+
+class Linear(Schedule):
+    """Rises linearly; `guidance_scale` is the mean over the steps (arXiv 2404.13040)."""
+
+    def at(self, progress: float) -> float:
+        return 2 * self.guidance_scale * progress
+
+
+class Cosine(Schedule):
+    """Rises as ``1 - cos(π · progress)``; `guidance_scale` is the mean over the steps (arXiv 2404.13040)."""
+
+    def at(self, progress: float) -> float:
+        return self.guidance_scale * (1 - math.cos(math.pi * progress))

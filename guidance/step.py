@@ -1,0 +1,91 @@
+"""One denoising step as guidance sees it: two predictions, the latents, and the candidates they span."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from .schedulers import denoised, is_affine, probe
+
+
+def guided_prediction(pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """``u + s (c - u)`` with a `scale` ``(batch,)`` of its own for every row.
+
+    Bit for bit what ``u + float * (c - u)`` gives each row, in half precision too: there PyTorch multiplies by a
+    number in float32, so this does as well.
+    """
+    difference = pred_cond - pred_uncond
+    wide = torch.promote_types(difference.dtype, torch.float32)
+    scale = scale.to(wide).view(-1, *[1] * (difference.ndim - 1))
+    return pred_uncond + (difference.to(wide) * scale).to(difference.dtype)
+
+
+@dataclass
+class DenoisingStep:
+    """Everything known at one step.
+
+    Attributes:
+        pred_cond, pred_uncond: the denoiser's outputs, shaped as the latents.
+        sample: the latents ``(batch, ...)`` before the step, in the host's layout.
+        index, num_steps: place in ``scheduler.timesteps`` and its length.
+        level, next_level: ``(alpha, sigma)`` before and after the step.
+        step_kwargs: what the pipeline passes to ``scheduler.step`` besides (eta, generator).
+        prompt: one per row, `None` where unknown.
+        guidance_rescale: the pipeline's own (arXiv 2305.08891, Sec. 3.4).
+        previous: scales ``(batch,)`` of the step before, `None` at the first.
+        unpack: the host's layout to ``(batch, C, H, W)``.
+    """
+
+    scheduler: SchedulerMixin
+    pred_cond: torch.Tensor
+    pred_uncond: torch.Tensor
+    sample: torch.Tensor
+    timestep: torch.Tensor
+    index: int
+    num_steps: int
+    level: tuple[float, float]
+    next_level: tuple[float, float]
+    step_kwargs: dict[str, Any]
+    prompt: Sequence[str] | None
+    guidance_rescale: float
+    previous: torch.Tensor | None
+    unpack: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, 1 at the last."""
+        return self.index / max(1, self.num_steps - 1)
+
+    def full(self, scale: float) -> torch.Tensor:
+        """One scale for every row, ``(batch,)``."""
+        return torch.full((self.sample.shape[0],), scale, device=self.sample.device)
+
+    def guided(self, scale: torch.Tensor) -> torch.Tensor:
+        """The prediction for one scale per row ``(batch,)``, as the pipeline itself would have formed it."""
+        prediction = guided_prediction(self.pred_uncond, self.pred_cond, scale)
+        if self.guidance_rescale > 0:
+            prediction = rescale_noise_cfg(prediction, self.pred_cond, guidance_rescale=self.guidance_rescale)
+        return prediction
+
+    def noise_level(self, space: str) -> float:
+        """Noise share of the candidates in `space`; x0 predictions count as of the step they are made at."""
+        alpha, sigma = self.next_level if space == "noisy" else self.level
+        return sigma / (alpha**2 + sigma**2) ** 0.5
+
+    def candidates(self, scales: Sequence[float], space: str) -> torch.Tensor:
+        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32."""
+        if self.guidance_rescale == 0 and is_affine(self.scheduler):
+            at_uncond, at_cond = (self._outcome(p, space) for p in (self.pred_uncond, self.pred_cond))
+            s = torch.tensor(scales, device=self.sample.device).view(1, -1, *[1] * (at_cond.ndim - 1))
+            return at_uncond[:, None] + s * (at_cond - at_uncond)[:, None]
+        return torch.stack([self._outcome(self.guided(self.full(s)), space) for s in scales], dim=1)
+
+    def _outcome(self, prediction: torch.Tensor, space: str) -> torch.Tensor:
+        if space == "denoised":
+            return self.unpack(denoised(self.scheduler, prediction, self.sample, self.level)).float()
+        latents = probe(self.scheduler, prediction, self.timestep, self.sample, self.step_kwargs)
+        alpha, sigma = self.next_level
+        return self.unpack(latents).float() / (alpha**2 + sigma**2) ** 0.5

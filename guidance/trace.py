@@ -1,0 +1,111 @@
+"""The trace: what was chosen at each step, for each sample, and why."""
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass
+class GuidanceTrace:
+    """One run of a pipeline.
+
+    Tensors stay on the device while sampling and are read only by the methods below, so recording never waits for the
+    GPU.
+
+    Attributes:
+        candidates: the scales searched, empty for a fixed schedule.
+        prompt: one per sample, `None` where the caller gave embeddings.
+        steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)`` and, where it was searched, ``scores``
+            (name to ``(batch, candidates)``), ``weights`` (name to number) and ``total`` ``(batch, candidates)``.
+    """
+
+    candidates: tuple[float, ...] = ()
+    prompt: list[str] | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def scales(self) -> torch.Tensor:
+        """The chosen scales ``(steps, batch)``, on the CPU."""
+        return torch.stack([torch.as_tensor(step["scale"]).cpu() for step in self.steps])
+
+    def warn_if_not_finite(self) -> None:
+        """Warns once, by name, of evaluators that returned NaN or infinity while sampling."""
+        bad = {n for s in self.steps for n, v in s.get("scores", {}).items() if not torch.as_tensor(v).isfinite().all()}
+        if bad:
+            warnings.warn(f"evaluators returned scores that are not finite and were passed over: {sorted(bad)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value.tolist()
+            if isinstance(value, dict):
+                return {k: plain(v) for k, v in value.items()}
+            return value
+
+        return {
+            "candidates": list(self.candidates),
+            "prompt": self.prompt,
+            "steps": [plain(step) for step in self.steps],
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes `to_dict`."""
+        Path(path).write_text(json.dumps(self.to_dict()))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "GuidanceTrace":
+        """Reads what `to_json` wrote."""
+        data = json.loads(Path(path).read_text())
+        return cls(tuple(data["candidates"]), data["prompt"], data["steps"])
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale`` and
+        each evaluator's score of the chosen candidate (NaN where nothing was searched)."""
+        import pandas as pd
+
+        rows = []
+        for index, step in enumerate(self.to_dict()["steps"]):
+            for sample, scale in enumerate(step["scale"]):
+                row = {"step": index, "sample": sample, "scale": scale}
+                row |= {key: step[key] for key in ("timestep", "noise_level")}
+                if "scores" in step:
+                    at = min(range(len(self.candidates)), key=lambda k: abs(self.candidates[k] - scale))
+                    row |= {name: values[sample][at] for name, values in step["scores"].items()}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(self, path: str | Path) -> None:
+        """Draws the schedule of every sample; below it, where searched, the combined score of every candidate of the
+        first sample. The file's ending gives the format."""
+        from matplotlib.figure import Figure
+
+        totals = [(i, step["total"]) for i, step in enumerate(self.to_dict()["steps"]) if "total" in step]
+        figure = Figure(figsize=(7, 5.5 if totals else 3), layout="constrained")
+        axes = figure.subplots(2 if totals else 1, 1, sharex=True, squeeze=False)[:, 0]
+        scales = self.scales
+        for sample in range(scales.shape[1]):
+            label = self.prompt[sample] if self.prompt and scales.shape[1] <= 8 else None
+            axes[0].step(range(len(scales)), scales[:, sample], where="mid", label=label)
+        axes[0].set_ylabel("guidance scale")
+        axes[0].set_ylim(bottom=0)
+        if axes[0].get_legend_handles_labels()[0]:
+            axes[0].legend(fontsize=8, frameon=False)
+        if totals:
+            grid = torch.full((len(self.candidates), len(scales)), torch.nan)
+            for i, total in totals:
+                values = torch.tensor(total[0])
+                grid[:, i] = (values - values.mean()) / (values.std(correction=0) + 1e-8)
+            image = axes[1].imshow(grid, aspect="auto", origin="lower", cmap="viridis")
+            axes[1].set_yticks(range(len(self.candidates)), [f"{s:g}" for s in self.candidates])
+            axes[1].set_ylabel("candidate scale")
+            chosen = [min(range(len(self.candidates)), key=lambda k: abs(self.candidates[k] - s)) for s in scales[:, 0]]
+            axes[1].plot([i for i, _ in totals], [chosen[i] for i, _ in totals], "o", color="white", markersize=4)
+            figure.colorbar(image, ax=axes[1], label="score, first sample")
+        axes[-1].set_xlabel("step")
+        figure.savefig(path, dpi=120)

@@ -1,0 +1,38 @@
+"""`DynamicGuidanceMixin`: what turns a diffusers pipeline class into one that takes `guidance=`."""
+
+from typing import Any
+
+from guidance import GreedySearch, Schedule
+
+from .guide import guide
+
+
+class DynamicGuidanceMixin:
+    """Put before a diffusers pipeline class; everything that the class offers stays.
+
+    ``pipe(..., guidance=...)`` takes a `GreedySearch` or a fixed `Schedule`; without it the attribute `guidance` of the
+    pipeline holds. The output gains ``guidance_trace``, a `GuidanceTrace`; so does the pipeline, for
+    ``return_dict=False``. `evaluator_prompt` is what the evaluators read where only ``prompt_embeds`` are given.
+    """
+
+    guidance: GreedySearch | Schedule | None = None
+
+    def __call__(
+        self,
+        *args: Any,
+        guidance: GreedySearch | Schedule | None = None,
+        evaluator_prompt: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        guidance = guidance or self.guidance
+        if guidance is None:
+            raise ValueError(
+                "`guidance` is required: pass a GreedySearch or a Schedule to the call, or set it on the pipeline "
+                "(`pipe.guidance = GreedySearch(evaluators)`)."
+            )
+        with guide(self, guidance, evaluator_prompt) as traces:
+            output = super().__call__(*args, **kwargs)
+        self.guidance_trace = traces[-1]
+        if not isinstance(output, tuple):
+            output.guidance_trace = self.guidance_trace
+        return output

@@ -1,0 +1,31 @@
+"""FLUX.1 with true classifier-free guidance (two denoiser calls per step)."""
+
+from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
+
+from .dynamic import DynamicGuidanceMixin
+
+
+class _TrueCFG(DynamicGuidanceMixin):
+    """FLUX runs its unconditional pass only with a negative prompt and ``true_cfg_scale > 1``: here both have defaults.
+
+    `guidance_scale` stays what it is in FLUX, the distilled guidance embedding.
+    """
+
+    def __call__(self, *args, **kwargs):
+        if len(args) < 3 and kwargs.get("negative_prompt_embeds") is None:
+            kwargs.setdefault("negative_prompt", "")
+        if len(args) < 5:
+            kwargs.setdefault("true_cfg_scale", 3.5)
+        return super().__call__(*args, **kwargs)
+
+
+class DynamicGuidanceFluxPipeline(_TrueCFG, FluxPipeline):
+    """Text to image."""
+
+
+class DynamicGuidanceFluxImg2ImgPipeline(_TrueCFG, FluxImg2ImgPipeline):
+    """Image to image."""
+
+
+class DynamicGuidanceFluxInpaintPipeline(_TrueCFG, FluxInpaintPipeline):
+    """Inpainting."""
