@@ -12,7 +12,7 @@ denoised   ``(batch, candidates, C, H, W)`` latents     the predictions of the c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -94,7 +94,8 @@ class FunctionEvaluator:
 
 
 def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
-    """Passes an evaluator through and wraps a plain function; its `space` attribute is respected, default x0.
+    """Passes an evaluator through and completes a plain function, or an object with only some of the attributes, with
+    the defaults of `FunctionEvaluator`; its own name is the default `name`.
 
     Raises:
         TypeError: `evaluator` is not callable.
@@ -104,7 +105,8 @@ def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
         if not callable(evaluator):
             raise TypeError(f"`evaluators` must hold evaluators or functions, got {type(evaluator).__name__}.")
         name = getattr(evaluator, "__name__", type(evaluator).__name__)
-        evaluator = FunctionEvaluator(evaluator, name, getattr(evaluator, "space", "denoised"))
+        own = {f.name: getattr(evaluator, f.name) for f in fields(FunctionEvaluator) if hasattr(evaluator, f.name)}
+        evaluator = FunctionEvaluator(**{"name": name, **own, "function": evaluator})
     if evaluator.space not in SPACES:
         raise ValueError(f"`space` of evaluator {evaluator.name!r} must be one of {SPACES}, got {evaluator.space!r}.")
     return evaluator

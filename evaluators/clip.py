@@ -16,8 +16,8 @@ from .trunk import LatentTrunk
 
 
 class LatentCLIP(LatentEvaluator):
-    """Scores are ``exp(logit_scale) · cosine(latents, prompt)``, as in CLIP (arXiv 2103.00020), with an image tower that
-    reads latents at any noise level instead of pixels.
+    """Scores are ``exp(logit_scale) · cosine(latents, prompt)``, as in CLIP (arXiv 2103.00020), with an image tower
+    that reads latents at any noise level instead of pixels.
 
     The folder holds the tokenizer too. `text_config` is that of a transformers ``CLIPTextModelWithProjection``.
     """
@@ -33,6 +33,7 @@ class LatentCLIP(LatentEvaluator):
         channels: tuple[int, int] = (48, 96),
         blocks: tuple[int, int] = (2, 2),
         dim: int = 128,
+        space: str = "noisy",
         calibration: dict | None = None,
     ) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class LatentCLIP(LatentEvaluator):
         self.text_model = CLIPTextModelWithProjection(CLIPTextConfig(**{**text_config, "projection_dim": dim}))
         self.logit_scale = nn.Parameter(torch.tensor(2.0))
         self.tokenizer: CLIPTokenizer | None = None
-        self._encoded: tuple[tuple[str, ...], torch.Tensor] | None = None
+        self._encoded: tuple[tuple, torch.Tensor] | None = None
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         super().save_pretrained(save_directory, **kwargs)
@@ -62,12 +63,16 @@ class LatentCLIP(LatentEvaluator):
         return F.normalize(self.text_model(input_ids).text_embeds, dim=-1)
 
     def encode_text(self, prompt: Sequence[str]) -> torch.Tensor:
-        """Prompts to unit vectors ``(n, dim)``; the last batch of prompts is remembered, a sampler asks at every step."""
-        key = tuple(prompt)
-        if self._encoded is None or self._encoded[0] != key or self._encoded[1].device != self.device:
-            ids = self.tokenizer(list(key), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        """Prompts to unit vectors ``(n, dim)``; the last batch is remembered, for a sampler asks at every step."""
+        key = (*prompt, self.device, self.dtype)
+        if self.training or self._encoded is None or self._encoded[0] != key:
+            ids = self.tokenizer(list(prompt), padding="max_length", truncation=True, return_tensors="pt").input_ids
             self._encoded = key, self.encode_ids(ids.to(self.device))
         return self._encoded[1]
+
+    def train(self, mode: bool = True) -> "LatentCLIP":
+        self._encoded = None  # the weights are about to change, or have
+        return super().train(mode)
 
     def forward(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
         image = self.encode_latents(*self.flat(candidates, context)).unflatten(0, candidates.shape[:2])

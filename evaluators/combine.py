@@ -20,6 +20,9 @@ def combine(
     chance: ``weight · max(0, 2 · reliability - 1)``. One without calibration is divided by its own spread over these
     candidates and weighted by `weights` alone.
 
+    A candidate whose score is not finite, from an evaluator with a weight, comes out as NaN; the others as if it were
+    not there.
+
     Args:
         scores: name to ``(batch, candidates)``.
         evaluators: the same names.
@@ -29,15 +32,17 @@ def combine(
     Returns:
         The combined scores ``(batch, candidates)`` and the weight that each evaluator had.
     """
-    total, used = 0.0, {}
+    total, used = torch.zeros_like(next(iter(scores.values()))), {}
     for name, values in scores.items():
         calibration = evaluators[name].calibration
-        centred = values - values.mean(1, keepdim=True)
+        values = values.masked_fill(~values.isfinite(), torch.nan)
+        centred = values - values.nanmean(1, keepdim=True)
         if calibration is None:
-            spread, trust = centred.std(1, correction=0, keepdim=True), 1.0
+            spread, trust = centred.square().nanmean(1, keepdim=True).sqrt(), 1.0
         else:
             spread, reliability = calibration.at(noise_level[name])
             trust = max(0.0, 2 * reliability - 1)
         used[name] = weights.get(name, 1.0) * trust
-        total = total + used[name] * centred / (spread + 1e-8)
+        if used[name] > 0:
+            total = total + used[name] * centred / (spread + 1e-8)
     return total, used

@@ -25,6 +25,7 @@ class LatentDiscriminator(LatentEvaluator):
         channels: tuple[int, int] = (32, 64),
         blocks: tuple[int, int] = (1, 2),
         dim: int = 64,
+        space: str = "noisy",
         calibration: dict | None = None,
     ) -> None:
         super().__init__()

@@ -11,11 +11,15 @@ class LatentEvaluator(ModelMixin, ConfigMixin):
     """A diffusers model that reads latents ``(n, C, H, W)`` at unit variance and a noise share.
 
     Subclasses give `name`, `needs_prompt` and ``forward(candidates, context) -> scores``; their config holds
-    `in_channels` and `calibration`, the dict form of `Calibration`, written by `calibrate`.
+    `in_channels`, the `space` that the weights were trained in, and `calibration`, the dict form of `Calibration`,
+    written by `calibrate`.
     """
 
-    space = "noisy"
     needs_prompt = False
+
+    @property
+    def space(self) -> str:
+        return self.config.space
 
     @property
     def in_channels(self) -> int:

@@ -67,6 +67,8 @@ def denoised(
 ) -> torch.Tensor:
     """The x0 prediction that `prediction` implies for the latents `sample` at ``level = (alpha, sigma)``."""
     alpha, sigma = level
+    if hasattr(scheduler, "precondition_outputs"):  # EDM
+        return scheduler.precondition_outputs(sample, prediction, sigma)
     if _is_flow(scheduler):
         return sample - sigma * prediction
     kind = scheduler.config.prediction_type
@@ -80,18 +82,15 @@ def denoised(
 
 @contextmanager
 def _randomness_untouched(generator: Any, device: torch.device) -> Iterator[None]:
-    """Restores every random state that a scheduler's step may draw from."""
-    if generator is not None:
-        generators = generator if isinstance(generator, list) else [generator]
-        states = [g.get_state() for g in generators]
-        try:
+    """Restores every random state that a scheduler's step may draw from: some ignore the generator they are given."""
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    states = [g.get_state() for g in generators]
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
-        finally:
-            for g, state in zip(generators, states, strict=True):
-                g.set_state(state)
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    finally:
+        for g, state in zip(generators, states, strict=True):
+            g.set_state(state)
 
 
 def probe(
@@ -103,11 +102,15 @@ def probe(
 ) -> torch.Tensor:
     """The next latents that ``scheduler.step`` would return, with neither it nor any generator changed.
 
-    The step runs on a shallow copy with its history lists copied: schedulers replace tensors and never write into them.
-    Every call draws the same noise.
+    The step runs on a copy that is shallow but for the history: lists, and tensors shaped as the latents (PNDM adds into
+    one). Every call draws the same noise.
     """
     twin = copy.copy(scheduler)
-    twin.__dict__.update({k: list(v) for k, v in scheduler.__dict__.items() if isinstance(v, list)})
+    for key, value in scheduler.__dict__.items():
+        if isinstance(value, list):
+            twin.__dict__[key] = list(value)
+        elif isinstance(value, torch.Tensor) and value.shape == sample.shape:
+            twin.__dict__[key] = value.clone()
     twin.__dict__.pop("step", None)  # while guiding, `step` of the instance is ours
     kwargs = step_kwargs | {"return_dict": False}
     with _randomness_untouched(step_kwargs.get("generator"), sample.device):

@@ -25,8 +25,8 @@ class GreedySearch:
         evaluators: evaluators or plain functions (`evaluators.base`), with distinct names.
         scales: candidate guidance scales, finite, at least 0, distinct. A single one is static guidance.
         weights: factor of an evaluator by name; 1 where absent. See `evaluators.combine`.
-        start, stop: the stretch of the steps that is searched, ``0 <= start < stop <= 1``; outside it the pipeline's own
-            `guidance_scale` is used.
+        start, stop: the stretch of the steps that is searched, ``0 <= start < stop <= 1``; outside it the pipeline's
+            own `guidance_scale` is used.
         every: search at every n-th step and hold the scale in between.
 
     Raises:
@@ -60,8 +60,8 @@ class GreedySearch:
         if bad := {k: v for k, v in self.weights.items() if not (math.isfinite(v) and v >= 0)}:
             raise ValueError(f"`weights` must be finite and at least 0, got {bad}.")
         check_window(start, stop)
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1, got {every!r}.")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
 
     def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
         """Tries every evaluator once on noise shaped as `sample` ``(batch, C, H, W)``, before any denoising.
@@ -86,7 +86,8 @@ class GreedySearch:
     def decide(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict]:
         """The scale of every row ``(batch,)``, `None` to leave the pipeline's own, and its reasons, for the trace.
 
-        A candidate whose score is not finite is never chosen.
+        A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:
+        no evaluator has a weight at this noise level, or a row has no finite score.
         """
         if not self.start <= step.progress <= self.stop:
             return None, {}
@@ -104,6 +105,9 @@ class GreedySearch:
             levels[name] = step.noise_level(space)
             scores[name] = score(evaluator, spaces[space], Context(step.prompt, step.timestep, levels[name]))
         total, weights = combine(scores, self.evaluators, self.weights, levels)
-        best = torch.nan_to_num(total, nan=-torch.inf, neginf=-torch.inf).argmax(dim=1)
+        record = {"scores": scores, "noise_levels": levels, "weights": weights, "total": total}
+        if not any(weights.values()):
+            return None, record
+        best = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
         chosen = torch.tensor(self.scales, device=best.device)[best]
-        return chosen, {"scores": scores, "weights": weights, "total": total}
+        return torch.where(total.isnan().all(dim=1), step.own_scale, chosen), record

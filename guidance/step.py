@@ -35,6 +35,7 @@ class DenoisingStep:
         step_kwargs: what the pipeline passes to ``scheduler.step`` besides (eta, generator).
         prompt: one per row, `None` where unknown.
         guidance_rescale: the pipeline's own (arXiv 2305.08891, Sec. 3.4).
+        own_scale: the pipeline's own guidance scale.
         previous: scales ``(batch,)`` of the step before, `None` at the first.
         unpack: the host's layout to ``(batch, C, H, W)``.
     """
@@ -51,6 +52,7 @@ class DenoisingStep:
     step_kwargs: dict[str, Any]
     prompt: Sequence[str] | None
     guidance_rescale: float
+    own_scale: float
     previous: torch.Tensor | None
     unpack: Callable[[torch.Tensor], torch.Tensor]
 

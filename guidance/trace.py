@@ -20,7 +20,8 @@ class GuidanceTrace:
         candidates: the scales searched, empty for a fixed schedule.
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)`` and, where it was searched, ``scores``
-            (name to ``(batch, candidates)``), ``weights`` (name to number) and ``total`` ``(batch, candidates)``.
+            (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw, ``weights`` (both name to
+            number) and ``total`` ``(batch, candidates)``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -36,7 +37,9 @@ class GuidanceTrace:
         """Warns once, by name, of evaluators that returned NaN or infinity while sampling."""
         bad = {n for s in self.steps for n, v in s.get("scores", {}).items() if not torch.as_tensor(v).isfinite().all()}
         if bad:
-            warnings.warn(f"evaluators returned scores that are not finite and were passed over: {sorted(bad)}")
+            warnings.warn(
+                f"evaluators returned scores that are not finite and were passed over: {sorted(bad)}", stacklevel=2
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
@@ -90,7 +93,7 @@ class GuidanceTrace:
         axes = figure.subplots(2 if totals else 1, 1, sharex=True, squeeze=False)[:, 0]
         scales = self.scales
         for sample in range(scales.shape[1]):
-            label = self.prompt[sample] if self.prompt and scales.shape[1] <= 8 else None
+            label = self.prompt[sample].replace("$", r"\$") if self.prompt and scales.shape[1] <= 8 else None
             axes[0].step(range(len(scales)), scales[:, sample], where="mid", label=label)
         axes[0].set_ylabel("guidance scale")
         axes[0].set_ylim(bottom=0)

@@ -36,8 +36,8 @@ def guide(
         traces[-1].plot("schedule.png")
 
     Args:
-        pipe: a diffusers pipeline that denoises ``[uncond, cond]`` in one batch (SD, SDXL, SD3, …) or in two calls named
-            by ``cache_context("cond" | "uncond")`` (FLUX with true CFG, Qwen-Image, …).
+        pipe: a diffusers pipeline that denoises ``[uncond, cond]`` in one batch (SD, SDXL, SD3, …) or in two calls
+            (FLUX with true CFG, Qwen-Image, …).
         guidance: a `GreedySearch` or a fixed `Schedule`.
         prompt: what the evaluators read, one per image, where `pipe` is called with ``prompt_embeds`` only.
 
@@ -45,8 +45,9 @@ def guide(
         A list that receives one `GuidanceTrace` per call.
 
     Raises:
-        ValueError: `pipe` has no denoiser, no ``encode_prompt`` or an unsupported scheduler, or its scheduler is already
-            guided; and from the call of `pipe`, before any denoising: guidance is off, or an evaluator does not fit.
+        ValueError: `pipe` has no denoiser, no ``encode_prompt`` or an unsupported scheduler, or its scheduler is
+            already guided; and from the call of `pipe`, before any denoising: guidance is off, or an evaluator does
+            not fit.
     """
     host = _Host(pipe, guidance, prompt)
     try:
@@ -238,7 +239,8 @@ class _Host:
 
         Returns whether `u` and `c` are the wrong way round.
         """
-        self.timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()  # read once: later reads would wait for the GPU
+        # Read once: a later read would wait for the GPU.
+        self.timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()
         self.num_steps = len(self.timesteps)
         # img2img starts in the middle
         self.index = min(range(self.num_steps), key=lambda i: abs(self.timesteps[i] - float(timestep)))

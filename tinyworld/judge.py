@@ -181,7 +181,9 @@ def _normalise(coverage: np.ndarray) -> tuple[np.ndarray, float, float, float]:
     Returns a zero-mean unit vector of `_GRID`² values, the centroid ``(x, y)`` and the root of the area.
     """
     area = coverage.sum()
-    y, x = (float((np.arange(n) * coverage.sum(axis)).sum() / area) for n, axis in zip(coverage.shape, (1, 0)))
+    y, x = (
+        float((np.arange(n) * coverage.sum(axis)).sum() / area) for n, axis in zip(coverage.shape, (1, 0), strict=True)
+    )
     scale = float(np.sqrt(area))
     steps = np.linspace(-1, 1, _GRID) * scale
     at = np.stack(np.broadcast_arrays(y + steps[:, None], x + steps[None, :]))
@@ -401,7 +403,7 @@ def judge(image: Image.Image | np.ndarray, caption: str) -> Verdict:
         attributes["count"] = len(found) == 1
         attributes["text"] = text == spec.text
         if text and not attributes["text"]:
-            partial = sum(a == b for a, b in zip(text, spec.text)) / max(len(text), len(spec.text))
+            partial = sum(a == b for a, b in zip(text, spec.text, strict=False)) / max(len(text), len(spec.text))
     else:
         asked: Counter = Counter()
         for group in spec.groups:
@@ -465,7 +467,7 @@ def wrong_spec(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
         group = replace(group, count=group.count + (1 if up else -1))
     else:
         group = replace(group, **{field: other(getattr(group, field), COLORS if field == "color" else SHAPES)})
-    return replace(spec, groups=spec.groups[:at] + (group,) + spec.groups[at + 1 :])
+    return replace(spec, groups=(*spec.groups[:at], group, *spec.groups[at + 1 :]))
 
 
 def _vae_round_trip(folder: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -179,7 +179,7 @@ def _draw_solid(
 def _glyph(letter: str, size: int) -> np.ndarray:
     """Coverage of one letter in [0, 1], cropped to its ink."""
     font = ImageFont.load_default(size)
-    left, top, right, bottom = map(int, font.getbbox(letter))
+    _, _, right, bottom = map(int, font.getbbox(letter))
     image = Image.new("L", (right + 2, bottom + 2))
     ImageDraw.Draw(image).text((0, 0), letter, font=font, fill=255)
     ink = np.clip(np.asarray(image, np.float32) / 170, 0, 1)  # a little bolder: thin strokes drown in 64 pixels

@@ -1,4 +1,7 @@
-"""Training data shared by the recipes: tinyworld scenes as VAE latents with paraphrased captions, made once."""
+"""Training data shared by the recipes: tinyworld scenes as VAE latents with paraphrased captions, made once.
+
+python -m training.data --vae runs/vae/vae --out runs/latents.npz -n 30000
+"""
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +34,17 @@ class Latents:
     def __len__(self) -> int:
         return len(self.latents)
 
+    @classmethod
+    def load(cls, path: Path) -> "Latents":
+        """Reads the .npz that `save` wrote."""
+        with np.load(path) as file:
+            return cls(torch.from_numpy(file["latents"]), file["captions"])
+
+    def save(self, path: Path) -> None:
+        """Writes an .npz."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, latents=self.latents.numpy(), captions=self.captions)
+
     def specs(self) -> list[SceneSpec]:
         """What each scene shows."""
         return [parse_caption(texts[0]) for texts in self.captions]
@@ -61,18 +75,6 @@ def make_latents(vae: AutoencoderKL, n: int, first_seed: int, split: str = "trai
     return Latents(torch.cat(latents), np.array(captions))
 
 
-def load_latents(path: Path, vae: AutoencoderKL, n: int, first_seed: int, split: str = "train") -> Latents:
-    """`make_latents`, kept in the file `path` (.npz); made anew where the file holds fewer than `n`."""
-    if path.exists():
-        with np.load(path) as file:
-            if len(file["latents"]) >= n:
-                return Latents(torch.from_numpy(file["latents"][:n]), file["captions"][:n])
-    data = make_latents(vae, n, first_seed, split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, latents=data.latents.numpy(), captions=data.captions)
-    return data
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
@@ -81,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("train", "test"), default="train")
     args = parser.parse_args(argv)
-    load_latents(args.out, AutoencoderKL.from_pretrained(args.vae).eval(), args.n, args.seed << 40, args.split)
+    vae = AutoencoderKL.from_pretrained(args.vae).eval()
+    make_latents(vae, args.n, args.seed << 40, args.split).save(args.out)
 
 
 if __name__ == "__main__":

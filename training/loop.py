@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,8 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (progress.step + 1) / 200) * (0.01 + 0.495 * (1 + math.cos(math.pi * done)))
+            warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
+            group["lr"] = args.lr * warm_up * decay
         batch = batch_of(progress.step * accelerator.num_processes + accelerator.process_index)
         with accelerator.autocast():
             loss, metrics = loss_of(model, batch)
@@ -121,6 +123,8 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
         "samples": progress.step * args.batch_size * accelerator.num_processes,
         "minutes": round(progress.seconds / 60, 1),
         "hardware": hardware(),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "seed": args.seed,
         "metrics": last,
     }
 

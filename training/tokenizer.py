@@ -18,7 +18,6 @@ def build_tokenizer() -> CLIPTokenizer:
     vocab |= {token: len(vocab) + i for i, token in enumerate(("<|startoftext|>", "<|endoftext|>"))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=MAX_LENGTH)
     plurals = [shape + ("es" if shape == "cross" else "s") for shape in SHAPES]
-    words = _WORDS.split() + [*COLORS, *SHAPES, *plurals, *NUMBERS, *BACKGROUNDS]
+    words = [*_WORDS.split(), *COLORS, *SHAPES, *plurals, *NUMBERS, *BACKGROUNDS]
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
     return tokenizer
-

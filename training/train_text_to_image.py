@@ -1,6 +1,6 @@
 """Trains the embedded text encoder and UNet together (latents of `training.train_vae`, captions of tinyworld).
 
-    python -m training.train_text_to_image --vae runs/vae/vae --data runs/latents.npz --out runs/text_to_image
+python -m training.train_text_to_image --vae runs/vae/vae --data runs/latents.npz --out runs/text_to_image
 """
 
 import argparse
@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from . import loop
-from .data import load_latents
+from .data import Latents
 from .tokenizer import MAX_LENGTH, build_tokenizer
 
 CONDITION_DROPOUT = 0.12
@@ -80,11 +80,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=24, lr=1e-3, minutes=75)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
-    parser.add_argument("--data", type=Path, required=True, help=".npz of latents; made where it does not exist")
-    parser.add_argument("-n", type=int, default=60_000, help="scenes in --data")
+    parser.add_argument("--data", type=Path, required=True, help=".npz of `training.data`")
     args = parser.parse_args(argv)
     vae = AutoencoderKL.from_pretrained(args.vae).eval()
-    data = load_latents(args.data, vae, args.n, first_seed=args.seed << 40)
+    data = Latents.load(args.data)
     tokenizer = build_tokenizer()
     ids = tokenizer(data.captions.ravel().tolist(), padding="max_length", truncation=True).input_ids
     ids = torch.tensor(ids, dtype=torch.int16).view(*data.captions.shape, -1)

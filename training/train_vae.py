@@ -1,6 +1,6 @@
 """Trains the embedded AutoencoderKL (64×64 RGB to 16×16 latents of 4 channels) on tinyworld scenes made on the fly.
 
-    python -m training.train_vae --out runs/vae
+python -m training.train_vae --out runs/vae
 """
 
 import argparse
@@ -88,9 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     vae = build().to(memory_format=torch.channels_last)
-    report = loop.fit(
-        args, Autoencoding(vae), lambda step: scenes(step, args.batch_size, args.seed), loss_of
-    )
+    report = loop.fit(args, Autoencoding(vae), lambda step: scenes(step, args.batch_size, args.seed), loss_of)
     report["test"] = finish(vae, args.seed)
     vae.save_pretrained(args.out / "vae")
     (args.out / "report.json").write_text(json.dumps(report, indent=1))

@@ -1,0 +1,15 @@
+"""Where a number comes from."""
+
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str | None:
+    """The commit of this checkout, marked ``-dirty`` where files differ from it; `None` outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        return subprocess.run(
+            [*git, "describe", "--always", "--abbrev=12", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

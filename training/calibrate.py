@@ -1,0 +1,70 @@
+"""Measures how far apart an evaluator's scores of the candidates lie at each noise level; kept beside its weights.
+
+    python -m training.calibrate --model FOLDER --evaluators clip=FOLDER discriminator=FOLDER
+
+The prompts are of the training split: nothing held out is looked at.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from evaluators import Calibration, Evaluator, load_evaluator
+from guidance import SCALES, GreedySearch
+from pipelines import guide
+from tinyworld.captions import caption, sample_spec
+
+
+def validation_prompts(n: int, seed: int) -> list[str]:
+    """Captions of the training split's combinations."""
+    rng = np.random.default_rng((seed, 10))
+    return [caption(sample_spec(rng, "train"), rng) for _ in range(n)]
+
+
+def spreads(
+    pipe: DiffusionPipeline, evaluators: list[Evaluator], prompts: list[str], scales: tuple[float, ...], steps: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Per evaluator: ``(noise share, mean standard deviation over the candidates)`` at each step of a guided run."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for start in range(0, len(prompts), 32):
+        with guide(pipe, GreedySearch(evaluators, scales)) as traces:
+            pipe(
+                prompts[start : start + 32],
+                num_inference_steps=steps,
+                output_type="latent",
+                generator=torch.Generator().manual_seed(start),
+            )
+        for step in traces[-1].steps:
+            for name, scores in step["scores"].items():
+                found.setdefault(name, []).append(
+                    (step["noise_levels"][name], float(scores.std(1, correction=0).mean()))
+                )
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder or hub id of the pipeline")
+    parser.add_argument("--evaluators", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--scales", nargs="+", type=float, default=SCALES)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=96)
+    args = parser.parse_args(argv)
+    folders = dict(item.split("=", 1) for item in args.evaluators)
+    pipe = DiffusionPipeline.from_pretrained(args.model)
+    evaluators = [load_evaluator(name, folder) for name, folder in folders.items()]
+    found = spreads(pipe, evaluators, validation_prompts(args.prompts, 0), tuple(args.scales), args.steps)
+    for evaluator in evaluators:
+        old, rows = evaluator.calibration, sorted(found[evaluator.name])
+        spread = np.interp(old.noise_level, [r[0] for r in rows], [r[1] for r in rows]).round(5)
+        evaluator.calibrate(Calibration(old.noise_level, tuple(map(float, spread)), old.reliability))
+        evaluator.save_config(Path(folders[evaluator.name]))
+        print(json.dumps({evaluator.name: evaluator.config.calibration}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

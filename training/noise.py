@@ -1,0 +1,19 @@
+"""Noisy latents for training evaluators, in the terms that evaluators are called with."""
+
+import numpy as np
+import torch
+
+from .train_text_to_image import scheduler
+
+
+def noise_levels(n: int, rng: np.random.Generator) -> torch.Tensor:
+    """``(n,)`` noise shares: those of stratified uniform timesteps of the training schedule, in random order."""
+    at = (rng.permutation(n) + rng.random(n)) / n * 1000
+    return (1 - scheduler().alphas_cumprod[torch.from_numpy(at).long()]).sqrt()
+
+
+def add_noise(latents: torch.Tensor, noise_level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """``sqrt(1 - level²) · latents + level · noise``, float32, for ``(n, C, H, W)`` and ``(n,)``."""
+    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+    level = noise_level.view(-1, 1, 1, 1)
+    return (1 - level**2).sqrt() * latents.float() + level * noise

@@ -1,0 +1,65 @@
+"""Puts what the recipes trained into the package: fp16 safetensors, each with a model card.
+
+python -m training.ship --runs runs
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from evaluators import EVALUATORS
+from tinyworld import WEIGHTS
+from tinyworld.features import PixelClassifier
+
+ABOUT = {
+    "text_to_image": "The embedded text-to-image model: a diffusers `StableDiffusionPipeline` (`AutoencoderKL`, CLIP text "
+    "encoder and tokenizer, `UNet2DConditionModel`, v-prediction) that draws 64×64 tinyworld scenes.",
+    "clip": "Latent CLIP: scores noisy latents of the embedded VAE against a prompt.",
+    "discriminator": "Latent discriminator: tells noisy latents of real pictures from those on the sampler's trajectories.",
+    "features": "Pixel classifier whose features the Fréchet distance is measured on. It takes no part in guidance.",
+}
+DATA = (
+    "Synthetic scenes of `tinyworld.scenes`, made from seeds; combinations that `tinyworld.captions.is_held_out` names "
+    "are never trained on (the pixel classifier, which judges, sees all)."
+)
+
+
+def card(name: str, reports: dict[str, dict]) -> str:
+    """A model card: what it is, and for every training run its command, seed, hardware, time and measures."""
+    lines = ["---", "license: apache-2.0", "library_name: diffusers", "---", f"# tinyworld {name}", "", ABOUT[name], ""]
+    lines += [f"Data: {DATA}", ""]
+    for part, report in reports.items():
+        lines += [f"## {part}", f"- command: `{report['command']}` (seed {report['seed']})"]
+        lines += [f"- hardware: {report['hardware']}", f"- time: {report['minutes']} minutes, {report['steps']} steps"]
+        skipped = {"command", "seed", "hardware", "minutes", "steps"}
+        lines += [f"- {key}: {json.dumps(value)}" for key, value in report.items() if key not in skipped]
+    return "\n".join([*lines, ""])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", nargs="+", choices=tuple(ABOUT), default=tuple(ABOUT))
+    args = parser.parse_args(argv)
+    for name in args.only:
+        out = WEIGHTS / name
+        shutil.rmtree(out, ignore_errors=True)
+        if name == "text_to_image":
+            pipe = StableDiffusionPipeline.from_pretrained(args.runs / name / "pipeline")
+            pipe.to(torch.float16).save_pretrained(out)
+            reports = {p: json.loads((args.runs / p / "report.json").read_text()) for p in ("vae", name)}
+        else:
+            cls = PixelClassifier if name == "features" else EVALUATORS[name]
+            cls.from_pretrained(args.runs / name / name).half().save_pretrained(out)
+            reports = {name: json.loads((args.runs / name / "report.json").read_text())}
+        (out / "README.md").write_text(card(name, reports))
+        size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+        print(f"{out}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
