@@ -73,6 +73,7 @@ def scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # without effect here; SD pipelines warn of anything else
     )
 
 
