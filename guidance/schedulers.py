@@ -18,6 +18,7 @@ AFFINE = (
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
     "LCMScheduler",
+    "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
 
@@ -51,7 +52,7 @@ def noise_schedule(scheduler: SchedulerMixin) -> list[tuple[float, float]]:
     """
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None:
-        sigmas = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+        sigmas = torch.as_tensor(sigmas).cpu().double()
         if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the multistep solvers, flow sigmas included
             return [tuple(float(v) for v in scheduler._sigma_to_alpha_sigma_t(sigma)) for sigma in sigmas]
         if _is_flow(scheduler):
@@ -102,8 +103,8 @@ def probe(
 ) -> torch.Tensor:
     """The next latents that ``scheduler.step`` would return, with neither it nor any generator changed.
 
-    The step runs on a copy that is shallow but for the history: lists, and tensors shaped as the latents (PNDM adds into
-    one). Every call draws the same noise.
+    The step runs on a copy that is shallow but for the history: lists, and tensors shaped as the latents (PNDM adds
+    into one). Every call draws the same noise.
     """
     twin = copy.copy(scheduler)
     for key, value in scheduler.__dict__.items():

@@ -1,7 +1,7 @@
 """The greedy search: at each step, for each sample, the scale whose candidate the evaluators like best."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -30,7 +30,7 @@ class GreedySearch:
         every: search at every n-th step and hold the scale in between.
 
     Raises:
-        ValueError: an argument outside what is said here. TypeError: an evaluator that is none.
+        ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
     """
 
     def __init__(
@@ -42,6 +42,9 @@ class GreedySearch:
         stop: float = 1.0,
         every: int = 1,
     ) -> None:
+        for name, value in (("evaluators", evaluators), ("scales", scales)):
+            if not isinstance(value, Iterable):
+                raise TypeError(f"`{name}` must be a list, got {type(value).__name__}.")
         panel = [as_evaluator(e) for e in evaluators]
         self.evaluators = {e.name: e for e in panel}
         self.scales = tuple(float(s) for s in scales)

@@ -1,11 +1,13 @@
 """The trace: what was chosen at each step, for each sample, and why."""
 
 import json
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -42,14 +44,16 @@ class GuidanceTrace:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Plain lists and numbers, for JSON; what is not finite becomes `None`."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
-                return value.tolist()
+                value = value.tolist()
             if isinstance(value, dict):
                 return {k: plain(v) for k, v in value.items()}
-            return value
+            if isinstance(value, list):
+                return [plain(v) for v in value]
+            return None if isinstance(value, float) and not math.isfinite(value) else value
 
         return {
             "candidates": list(self.candidates),
@@ -67,6 +71,18 @@ class GuidanceTrace:
         data = json.loads(Path(path).read_text())
         return cls(tuple(data["candidates"]), data["prompt"], data["steps"])
 
+    def sample(self, row: int) -> "GuidanceTrace":
+        """The trace of one sample of the batch."""
+
+        def cut(step: dict[str, Any]) -> dict[str, Any]:
+            per_sample = {key: step[key][row : row + 1] for key in ("scale", "total") if key in step}
+            if "scores" in step:
+                per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}
+            return step | per_sample
+
+        prompt = None if self.prompt is None else self.prompt[row : row + 1]
+        return GuidanceTrace(self.candidates, prompt, [cut(step) for step in self.steps])
+
     def to_pandas(self):
         """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale`` and
         each evaluator's score of the chosen candidate (NaN where nothing was searched)."""
@@ -78,7 +94,7 @@ class GuidanceTrace:
                 row = {"step": index, "sample": sample, "scale": scale}
                 row |= {key: step[key] for key in ("timestep", "noise_level")}
                 if "scores" in step:
-                    at = min(range(len(self.candidates)), key=lambda k: abs(self.candidates[k] - scale))
+                    at = self._nearest(scale)
                     row |= {name: values[sample][at] for name, values in step["scores"].items()}
                 rows.append(row)
         return pd.DataFrame(rows)
@@ -88,10 +104,11 @@ class GuidanceTrace:
         first sample. The file's ending gives the format."""
         from matplotlib.figure import Figure
 
-        totals = [(i, step["total"]) for i, step in enumerate(self.to_dict()["steps"]) if "total" in step]
+        # None, a score that was not finite, becomes NaN.
+        totals = {i: np.array(s["total"][0], float) for i, s in enumerate(self.to_dict()["steps"]) if "total" in s}
         figure = Figure(figsize=(7, 5.5 if totals else 3), layout="constrained")
         axes = figure.subplots(2 if totals else 1, 1, sharex=True, squeeze=False)[:, 0]
-        scales = self.scales
+        scales = self.scales.numpy()
         for sample in range(scales.shape[1]):
             label = self.prompt[sample].replace("$", r"\$") if self.prompt and scales.shape[1] <= 8 else None
             axes[0].step(range(len(scales)), scales[:, sample], where="mid", label=label)
@@ -100,15 +117,18 @@ class GuidanceTrace:
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(fontsize=8, frameon=False)
         if totals:
-            grid = torch.full((len(self.candidates), len(scales)), torch.nan)
-            for i, total in totals:
-                values = torch.tensor(total[0])
-                grid[:, i] = (values - values.mean()) / (values.std(correction=0) + 1e-8)
+            grid = np.full((len(self.candidates), len(scales)), np.nan)
+            for i, total in totals.items():
+                grid[:, i] = (total - np.nanmean(total)) / (np.nanstd(total) + 1e-8)
             image = axes[1].imshow(grid, aspect="auto", origin="lower", cmap="viridis")
             axes[1].set_yticks(range(len(self.candidates)), [f"{s:g}" for s in self.candidates])
             axes[1].set_ylabel("candidate scale")
-            chosen = [min(range(len(self.candidates)), key=lambda k: abs(self.candidates[k] - s)) for s in scales[:, 0]]
-            axes[1].plot([i for i, _ in totals], [chosen[i] for i, _ in totals], "o", color="white", markersize=4)
+            chosen = [self._nearest(scales[i, 0]) for i in totals]
+            axes[1].plot(list(totals), chosen, "o", color="white", markersize=4)
             figure.colorbar(image, ax=axes[1], label="score, first sample")
         axes[-1].set_xlabel("step")
         figure.savefig(path, dpi=120)
+
+    def _nearest(self, scale: float) -> int:
+        """The place of `scale` among the candidates; a float32 that was 4.5 still is 4.5, one that was 0.1 is not."""
+        return min(range(len(self.candidates)), key=lambda k: abs(self.candidates[k] - scale))

@@ -21,6 +21,10 @@ OFF = (
     "classifier-free guidance is off, so there is no scale to choose: pass `guidance_scale` > 1 "
     "(FLUX: `true_cfg_scale` > 1 and a `negative_prompt`)."
 )
+FOREIGN = (
+    "`pipe` does not guide by u + s (c - u) with these arguments (skip-layer or another guidance is on), so its scale "
+    "cannot be replaced."
+)
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def guide(
         pipe: a diffusers pipeline that denoises ``[uncond, cond]`` in one batch (SD, SDXL, SD3, …) or in two calls
             (FLUX with true CFG, Qwen-Image, …).
         guidance: a `GreedySearch` or a fixed `Schedule`.
-        prompt: what the evaluators read, one per image, where `pipe` is called with ``prompt_embeds`` only.
+        prompt: what the evaluators read, one for each row of ``prompt_embeds``, where `pipe` is called with these only.
 
     Yields:
         A list that receives one `GuidanceTrace` per call.
@@ -87,8 +91,9 @@ class _Host:
                 self.patch(denoiser, "cache_context", self.on_cache_context)
         self.patch(self.scheduler, "step", self.on_step)
         self.patch(self.pipe, "encode_prompt", self.on_encode_prompt)
-        if hasattr(self.pipe, "prepare_latents"):
-            self.patch(self.pipe, "prepare_latents", self.on_prepare_latents)
+        for name in ("check_inputs", "prepare_latents"):
+            if hasattr(self.pipe, name):
+                self.patch(self.pipe, name, getattr(self, f"on_{name}"))
 
     def patch(self, owner: Any, name: str, replacement: Any) -> None:
         stock = getattr(owner, name)
@@ -116,20 +121,26 @@ class _Host:
         self.outputs: list[tuple[str | None, torch.Tensor]] = []
         self.swapped = False
 
+    def on_check_inputs(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        self.reset()
+        if self.pipe.scheduler is not self.scheduler:
+            raise ValueError("`pipe.scheduler` was replaced inside `guide`: replace it before.")
+        return stock(*args, **kwargs)
+
     def on_encode_prompt(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.trace is not None:
+        if self.trace is not None:  # a pipeline without check_inputs
             self.reset()
         call = inspect.signature(stock).bind(*args, **kwargs)
         call.apply_defaults()
         if call.arguments.get("do_classifier_free_guidance") is False:
             raise ValueError(OFF)
-        self.encoded += 1 + ("do_classifier_free_guidance" in call.arguments)
         prompt = call.arguments.get("prompt") if self.given_prompt is None else self.given_prompt
-        if self.prompt is None and prompt is not None:  # the first of two calls is the positive one
+        if self.encoded == 0 and prompt is not None:  # the first of two calls is the positive one
             prompt = [prompt] if isinstance(prompt, str) else list(prompt)
             if not prompt or not all(isinstance(p, str) for p in prompt):
                 raise ValueError(f"`prompt` must be a string or a list of at least one string, got {prompt!r}.")
             self.prompt = [p for p in prompt for _ in range(call.arguments.get("num_images_per_prompt") or 1)]
+        self.encoded += 1 + ("do_classifier_free_guidance" in call.arguments)
         return stock(*args, **kwargs)
 
     def on_prepare_latents(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -174,11 +185,14 @@ class _Host:
         named = dict(outputs)
         if "uncond" in named and "cond" in named:
             return named["uncond"], named["cond"]
-        if len(outputs) == 1 and (both := outputs[0][1]).shape[0] == 2 * batch:
-            return both.chunk(2)
-        if len(outputs) == 2:  # two calls that nobody named: `begin` finds out which is which
-            second, first = outputs[0][1], outputs[1][1]
-            return (second, first) if self.swapped else (first, second)
+        rows = [output.shape[0] for _, output in outputs]
+        if rows == [2 * batch]:
+            return outputs[0][1].chunk(2)
+        if rows == [batch, batch]:  # two calls that nobody named: `begin` finds out which is which
+            first, second = outputs[0][1], outputs[1][1]
+            return (first, second) if self.swapped else (second, first)
+        if rows != [batch]:
+            raise ValueError(FOREIGN)
         return None
 
     def on_step(
@@ -210,6 +224,7 @@ class _Host:
                 step_kwargs=self.step_kwargs(stock, args, kwargs),
                 prompt=self.prompt,
                 guidance_rescale=self.rescale,
+                own_scale=self.own_scale,
                 previous=self.previous,
                 unpack=self.unpack,
             )
@@ -242,8 +257,9 @@ class _Host:
         # Read once: a later read would wait for the GPU.
         self.timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()
         self.num_steps = len(self.timesteps)
-        # img2img starts in the middle
-        self.index = min(range(self.num_steps), key=lambda i: abs(self.timesteps[i] - float(timestep)))
+        self.index = getattr(self.scheduler, "begin_index", None)  # img2img starts in the middle
+        if self.index is None:
+            self.index = min(range(self.num_steps), key=lambda i: abs(self.timesteps[i] - float(timestep)))
         self.noise = noise_schedule(self.scheduler)
         self.previous: torch.Tensor | None = None
         self.rescale = float(getattr(self.pipe, "guidance_rescale", 0.0) or 0.0)
@@ -252,16 +268,18 @@ class _Host:
         if self.rescale > 0:
             self.own_scale = float(self.pipe.guidance_scale)
             return False
+        eps = torch.finfo(guided.dtype).eps
         # The scale that explains the pipeline's own prediction: some (FLUX) keep it in a local variable.
-        direction, moved = (c - u).double().flatten(), (guided - u).double().flatten()
+        u, c, guided = (x.cpu().double().flatten() for x in (u, c, guided))
+        direction, moved = c - u, guided - u
         scale = float(moved @ direction / (direction @ direction)) if direction.any() else 1.0
         error = (moved - scale * direction).norm()
-        rounding = 4 * torch.finfo(guided.dtype).eps * (u.double().norm() + (scale * direction).norm())
+        rounding = 4 * eps * (u.norm() + (scale * direction).norm())
         if error > rounding + 1e-3 * (scale * direction).norm():
-            raise ValueError(
-                f"`pipe` {type(self.pipe).__name__} does not guide by u + s (c - u) with these arguments "
-                "(skip-layer or another guidance is on), so its scale cannot be replaced."
-            )
+            raise ValueError(FOREIGN)
         # Seen from the wrong end a scale s > 1 is 1 - s.
-        self.own_scale = round(1 - scale if scale < 0 else scale, 3)
+        self.own_scale = round(1 - scale if scale < 0 else scale, 3 if eps < 1e-4 else 2)
+        stated = getattr(self.pipe, "guidance_scale", None)
+        if stated is not None and abs(stated - self.own_scale) < 0.02 * stated:  # half precision only comes close
+            self.own_scale = float(stated)
         return scale < 0

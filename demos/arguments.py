@@ -1,0 +1,69 @@
+"""Command-line arguments that say in one line what is wrong with them, before anything heavy is imported."""
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, without the usage; the exit code is 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number that a torch generator takes, with room for the images after the first."""
+    if not text.strip().isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
+def scale(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"must be a finite number of at least 0, got {text!r}")
+    return value
+
+
+def scales(text: str) -> list[float]:
+    """Distinct scales between commas."""
+    values = [scale(part) for part in text.split(",")]
+    if len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError(f"must be distinct, got {text!r}")
+    return values
+
+
+def evaluators(text: str) -> dict[str, Path | None]:
+    """``name`` or ``name=folder`` between commas, `None` for the embedded folder."""
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    folders = {name: Path(folder).expanduser() if equals else None for name, equals, folder in parts}
+    if len(folders) != len(parts):
+        raise argparse.ArgumentTypeError(f"must be distinct, got {text!r}")
+    for folder in folders.values():
+        if folder is not None and not (folder / "config.json").is_file():
+            raise argparse.ArgumentTypeError(f"{str(folder)!r} is no evaluator folder: there is no config.json in it")
+    return folders
+
+
+def model(text: str) -> str:
+    """A pipeline folder, or what may be a hub id."""
+    folder = Path(text).expanduser()
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no pipeline folder: there is no model_index.json in it")
+    if not folder.exists() and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an existing folder nor a hub id (owner/name)")
+    return str(folder) if folder.exists() else text

@@ -1,0 +1,191 @@
+"""Pictures from the command line, each with the guidance schedule that made it.
+
+    python -m demos.generate "two red circles above a blue square"
+    python -m demos.generate --prompts prompts.txt --num-images 4 --guidance static --guidance-scale 6
+    python -m demos.generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip
+
+Writes ``000_<prompt>.png``, ``…_schedule.png`` and ``…_trace.json`` for every picture. Image i of a prompt starts from
+seed + i, whatever else is made with it: ``--seed 3`` alone gives the fourth picture of ``--seed 0 --num-images 4``.
+"""
+
+import argparse
+import inspect
+import json
+import logging
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tinyworld
+
+from .arguments import Parser, evaluators, model, positive, scale, scales, seed
+
+GUIDANCE_SCALE = 4.0  # of the fixed schedules, and of the steps that the search leaves out
+METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
+
+
+def read_prompts(parser: Parser, args: argparse.Namespace) -> list[str]:
+    """The prompts of the command line or of the file."""
+    if bool(args.prompt) == bool(args.prompts):
+        parser.error("give prompts either as arguments or by --prompts FILE")
+    if args.prompts is None:
+        if not all(prompt.strip() for prompt in args.prompt):
+            parser.error(f"argument prompt: must not be blank, got {args.prompt!r}")
+        return args.prompt
+    try:
+        lines = Path(args.prompts).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"argument --prompts: {args.prompts!r} cannot be read as UTF-8 text: {error}")
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        parser.error(f"argument --prompts: {args.prompts!r} holds no prompt")
+    return prompts
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, with everything checked that can be without loading anything heavy."""
+    parser = Parser(prog="demos.generate", description=__doc__.splitlines()[0])
+    parser.add_argument("prompt", nargs="*", help="one picture or more of each")
+    parser.add_argument("--prompts", metavar="FILE", help="UTF-8 text, a prompt on every line")
+    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
+    parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
+    parser.add_argument("--steps", type=positive, default=25)
+    choices = ("dynamic", "static", "interval", "linear", "cosine")
+    parser.add_argument("--guidance", choices=choices, default="dynamic")
+    parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
+    parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")
+    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded")
+    parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    args = parser.parse_args(argv)
+    args.error = parser.error
+    args.prompt = read_prompts(parser, args)
+    if args.guidance == "dynamic" and args.guidance_scale is not None:
+        parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
+    if args.guidance != "dynamic" and (args.scales or args.evaluators):
+        parser.error("argument --scales, --evaluators: are of the search (--guidance dynamic)")
+    if args.guidance == "dynamic" and args.model and not (args.evaluators and all(args.evaluators.values())):
+        parser.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
+    if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
+        parser.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
+    return args
+
+
+def check_late(args: argparse.Namespace) -> None:
+    """The checks that take torch or touch the disk; sets `args.device`."""
+    import torch
+
+    from evaluators import EVALUATORS
+
+    if unknown := [name for name in args.evaluators or {} if name not in EVALUATORS]:
+        args.error(f"argument --evaluators: unknown {', '.join(unknown)}; there are {', '.join(EVALUATORS)}")
+    for name, folder in (args.evaluators or {}).items():
+        expected = EVALUATORS[name].__name__
+        if folder is not None and f'"{expected}"' not in (folder / "config.json").read_text():
+            args.error(f"argument --evaluators: {str(folder)!r} does not hold a {expected}")
+    try:
+        args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=args.device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        args.error(f"argument --device: {args.device} cannot be used: {str(error).splitlines()[0]}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        args.error(f"argument --out: cannot write into {str(args.out)!r}: {error}")
+
+
+def load(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The pipeline and its guidance."""
+    import diffusers
+    import torch
+    import transformers
+
+    from evaluators import load_evaluator
+    from guidance import SCHEDULES, GreedySearch
+    from pipelines import TinyWorldPipeline
+
+    for library in (diffusers, transformers):  # one bar, that of the denoising
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # what fails is said once, by us
+    folder = args.model or tinyworld.WEIGHTS / "text_to_image"
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, args.dtype)).to(args.device)
+    if args.guidance != "dynamic":
+        return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
+    panel = [load_evaluator(name, path or tinyworld.WEIGHTS / name) for name, path in (args.evaluators or {}).items()]
+    settings: dict[str, Any] = {}
+    if args.model is None:
+        default = TinyWorldPipeline.from_pretrained(folder).guidance
+        panel = panel or list(default.evaluators.values())
+        settings = {key: getattr(default, key) for key in ("scales", "start", "stop", "every")}
+        settings["weights"] = {e.name: default.weights[e.name] for e in panel if e.name in default.weights}
+    if args.scales:
+        settings["scales"] = args.scales
+    return pipe, GreedySearch(panel, **settings)
+
+
+def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, Any]:
+    """One batch: its PIL images and its trace."""
+    import torch
+
+    from pipelines import guide
+
+    options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
+    if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
+        options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
+    generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
+    with guide(pipe, guidance) as traces:
+        images = pipe(prompts, num_inference_steps=steps, generator=generators, **options).images
+    return images, traces[-1]
+
+
+def write(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
+    """Picture, plot and trace; returns their paths."""
+    from PIL.PngImagePlugin import PngInfo
+
+    paths = [stem.with_name(stem.name + ending) for ending in (".png", "_schedule.png", "_trace.json")]
+    info = PngInfo()
+    info.add_text(METADATA_KEY, json.dumps(settings | {"schedule": trace.scales[:, 0].tolist()}))
+    image.save(paths[0], pnginfo=info)
+    trace.plot(paths[1])
+    trace.to_json(paths[2])
+    return paths
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exits with code 2 and one line on stderr where an argument is wrong."""
+    args = parse(argv)
+    check_late(args)
+    try:
+        pipe, guidance = load(args)
+    except (OSError, ValueError) as error:
+        args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+    settings = {
+        "model": str(args.model or "embedded"),
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "guidance_scale": getattr(guidance, "guidance_scale", None),
+        "candidates": getattr(guidance, "scales", None),
+        "evaluators": list(getattr(guidance, "evaluators", ())),
+        "dtype": args.dtype,
+    }
+    jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]
+    for first in range(0, len(jobs), args.batch_size):
+        prompts, seeds = zip(*jobs[first : first + args.batch_size], strict=True)
+        try:
+            images, trace = denoise(pipe, guidance, list(prompts), list(seeds), args.steps)
+        except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
+            args.error(str(error))
+        for row, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
+            slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"
+            stem = args.out / f"{first + row:03d}_{slug}"
+            for path in write(stem, images[row], trace.sample(row), {"prompt": prompt, "seed": number} | settings):
+                print(path)
+
+
+if __name__ == "__main__":
+    main()

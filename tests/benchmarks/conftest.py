@@ -1,0 +1,3 @@
+from embedded import embedded, weights
+
+__all__ = ["embedded", "weights"]

@@ -1,0 +1,54 @@
+"""A stand-in for the embedded weights: the shipped classes, shapes and files, with random numbers in them."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import pipelines.tinyworld
+import tinyworld
+from evaluators import LatentDiscriminator
+from training import train_clip, train_text_to_image, train_vae
+from training.tokenizer import build_tokenizer
+
+
+@functools.cache
+def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; deleted at exit
+    temporary = tempfile.TemporaryDirectory()
+    folder = Path(temporary.name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer()
+        text_encoder, unet = train_text_to_image.build(tokenizer)
+        StableDiffusionPipeline(
+            vae=train_vae.build(),
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=train_text_to_image.scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder / "text_to_image")
+        train_clip.build(in_channels=4, space="noisy").save_pretrained(folder / "clip")
+        LatentDiscriminator().save_pretrained(folder / "discriminator")
+    return temporary
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """A folder like ``tinyworld/weights``: ``text_to_image``, ``clip`` and ``discriminator``."""
+    return Path(_built().name)
+
+
+@pytest.fixture
+def embedded(weights: Path, monkeypatch) -> Path:
+    """The stand-in in the place of the package's weights."""
+    monkeypatch.setattr(tinyworld, "WEIGHTS", weights)
+    monkeypatch.setattr(pipelines.tinyworld, "WEIGHTS", weights)
+    from_pretrained = pipelines.TinyWorldPipeline.from_pretrained.__func__
+    monkeypatch.setattr(from_pretrained, "__defaults__", (weights / "text_to_image",))
+    return weights
