@@ -16,11 +16,11 @@ from tinyworld import WEIGHTS
 from tinyworld.features import PixelClassifier
 
 ABOUT = {
-    "text_to_image": "The embedded text-to-image model: a diffusers `StableDiffusionPipeline` (`AutoencoderKL`, CLIP text "
-    "encoder and tokenizer, `UNet2DConditionModel`, v-prediction) that draws 64×64 tinyworld scenes.",
+    "text_to_image": "The embedded text-to-image model: a diffusers `StableDiffusionPipeline` (`AutoencoderKL`, CLIP "
+    "text encoder and tokenizer, `UNet2DConditionModel`, v-prediction) that draws 64×64 tinyworld scenes.",
     "clip": "Latent CLIP: scores noisy latents of the embedded VAE against a prompt.",
-    "discriminator": "Latent discriminator: tells noisy latents of real pictures from those on the sampler's trajectories.",
-    "features": "Pixel classifier whose features the Fréchet distance is measured on. It takes no part in guidance.",
+    "discriminator": "Latent discriminator: tells noisy latents of real pictures from those on sampling trajectories.",
+    "features": "Pixel classifier whose features the Fréchet distance is measured on; no part of guidance.",
 }
 DATA = (
     "Synthetic scenes of `tinyworld.scenes`, made from seeds; combinations that `tinyworld.captions.is_held_out` names "
