@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     loop.add_arguments(parser, batch_size=24, lr=1e-3, minutes=75)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
     parser.add_argument("--data", type=Path, required=True, help=".npz of `training.data`")
+    parser.add_argument("--init", type=Path, help="pipeline folder whose networks to train further")
     args = parser.parse_args(argv)
     vae = AutoencoderKL.from_pretrained(args.vae).eval()
     data = Latents.load(args.data)
@@ -92,6 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     empty = torch.tensor(tokenizer("", padding="max_length").input_ids)
     torch.manual_seed(args.seed)
     text_encoder, unet = build(tokenizer)
+    if args.init is not None:
+        start = StableDiffusionPipeline.from_pretrained(args.init)
+        text_encoder, unet = start.text_encoder, start.unet
     model = TextToImage(text_encoder, unet.to(memory_format=torch.channels_last))
     noise_scheduler = scheduler()
 
