@@ -1,5 +1,7 @@
 """`DynamicGuidanceMixin`: what turns a diffusers pipeline class into one that takes `guidance=`."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from guidance import GreedySearch, Schedule
@@ -36,3 +38,10 @@ class DynamicGuidanceMixin:
         if not isinstance(output, tuple):
             output.guidance_trace = self.guidance_trace
         return output
+
+    def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Writes model_index.json under the stock class's name: what was guided once loads in diffusers as before."""
+        super().save_config(save_directory, **kwargs)
+        stock = next(c.__name__ for c in type(self).__mro__ if c.__module__.startswith("diffusers."))
+        index = Path(save_directory) / self.config_name
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": stock}, indent=2) + "\n")

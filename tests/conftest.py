@@ -213,7 +213,7 @@ def stock(folder) -> Callable[..., DiffusionPipeline]:
 
     @functools.cache
     def load(host: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-        pipe = DiffusionPipeline.from_pretrained(folder(host), torch_dtype=dtype)
+        pipe = DiffusionPipeline.from_pretrained(folder(host)).to(dtype)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -22,7 +22,7 @@ from .data import Latents
 from .noise import add_noise
 from .train_clip import LEVELS
 
-STEPS = 25
+STEPS = 20
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 
 

@@ -1,0 +1,143 @@
+"""Which scale is chosen, and what happens when evaluators cannot say."""
+
+import math
+
+import pytest
+import torch
+
+from evaluators import Calibration
+from evaluators.base import FunctionEvaluator
+from guidance import Cosine, DenoisingStep, GreedySearch, Interval, Linear, Static
+from pipelines import guide
+
+SCALES = (1.0, 2.0, 4.0)
+OWN = 5.0
+
+
+def step(index=0, num_steps=5, **kwargs):
+    values = dict.fromkeys(DenoisingStep.__dataclass_fields__) | {
+        "scheduler": torch.nn.Identity(),
+        "pred_cond": torch.ones(2, 4, 8, 8),
+        "pred_uncond": torch.zeros(2, 4, 8, 8),
+        "sample": torch.zeros(2, 4, 8, 8),
+        "timestep": torch.tensor(500),
+        "index": index,
+        "num_steps": num_steps,
+        "level": (0.6, 0.8),
+        "next_level": (0.8, 0.6),
+        "guidance_rescale": 0.0,
+        "own_scale": OWN,
+    }
+    return DenoisingStep(**values | kwargs)
+
+
+class Step(DenoisingStep):
+    """A step whose candidates are the scales themselves."""
+
+    def candidates(self, scales, space):
+        return torch.tensor(scales).view(1, -1, 1, 1, 1).expand(len(self.sample), -1, 4, 8, 8)
+
+
+def decide(search, **kwargs):
+    return search.decide(Step(**vars(step(**kwargs))))
+
+
+def table(*rows, name="table", **kwargs):
+    """An evaluator that returns these scores."""
+    return FunctionEvaluator(lambda candidates, context: torch.tensor(rows), name, **kwargs)
+
+
+def test_every_row_takes_its_best_scale():
+    scale, record = decide(GreedySearch([table([0.0, 3.0, 1.0], [2.0, 0.0, 1.0])], SCALES))
+    assert scale.tolist() == [2.0, 1.0]
+    assert record["scores"]["table"].tolist() == [[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]]
+    assert record["weights"] == {"table": 1.0} and record["noise_levels"] == {"table": pytest.approx(0.8)}
+
+
+def test_weights_decide_between_evaluators():
+    panel = [
+        table([2.0, 1.0, 0.0], [2.0, 1.0, 0.0], name="weak"),
+        table([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], name="strong"),
+    ]
+    assert decide(GreedySearch(panel, SCALES, {"weak": 0.5}))[0].tolist() == [4.0, 4.0]
+    assert decide(GreedySearch(panel, SCALES, {"strong": 0.5}))[0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_score_that_is_not_finite_is_never_chosen(at, bad):
+    row = [3.0, 3.0, 3.0]
+    row[(at + 1) % 3] = 4.0
+    row[at] = bad
+    scale, _ = decide(GreedySearch([table(row, [0.0, 1.0, 2.0])], SCALES))
+    assert scale.tolist() == [SCALES[(at + 1) % 3], 4.0], "the other row is not touched"
+
+
+def test_a_candidate_that_one_evaluator_cannot_score_is_out():
+    panel = [table([9.0, 1.0, 0.0], [0.0, 1.0, 2.0], name="a"), table([math.nan, 1.0, 0.0], [0.0, 1.0, 2.0], name="b")]
+    assert decide(GreedySearch(panel, SCALES))[0].tolist() == [2.0, 4.0]
+
+
+def test_evaluators_without_weight_cannot_rule_out():
+    panel = [table([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], name="a"), table([math.nan] * 3, [math.nan] * 3, name="b")]
+    assert decide(GreedySearch(panel, SCALES, {"b": 0.0}))[0].tolist() == [4.0, 4.0]
+
+
+def test_a_row_without_a_finite_score_keeps_the_pipelines_own_scale():
+    scale, _ = decide(GreedySearch([table([math.nan] * 3, [0.0, 1.0, 2.0])], SCALES))
+    assert scale.tolist() == [OWN, 4.0]
+
+
+def test_where_nobody_can_tell_the_pipelines_own_scale_stays():
+    chance = Calibration((0.0, 1.0), (1.0, 1.0), (0.9, 0.5))
+    search = GreedySearch([table([3.0, 1.0, 0.0], [3.0, 1.0, 0.0], calibration=chance)], SCALES)
+    scale, record = decide(search, level=(0.0, 1.0))
+    assert scale is None and record["weights"] == {"table": 0.0}
+    assert decide(search)[0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("start, stop, inside", [(0.0, 1.0, range(5)), (0.25, 0.75, [1, 2, 3]), (0.3, 1.0, [2, 3, 4])])
+def test_window(start, stop, inside):
+    search = GreedySearch([table([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])], SCALES, start=start, stop=stop)
+    assert [i for i in range(5) if decide(search, index=i)[0] is not None] == list(inside)
+
+
+def test_every_holds_what_was_chosen_before():
+    search, held = GreedySearch([table([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])], SCALES, every=3), torch.tensor([2.0, 1.0])
+    chosen = [decide(search, index=i, previous=held)[0].tolist() for i in range(5)]
+    assert chosen == [[4.0, 4.0], [2.0, 1.0], [2.0, 1.0], [4.0, 4.0], [2.0, 1.0]]
+    assert decide(search, index=1)[0].tolist() == [4.0, 4.0], "nothing to hold yet"
+
+
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        (Static(4.0), [4, 4, 4, 4, 4]),
+        (Interval(4.0, 0.2, 0.5), [1, 4, 4, 1, 1]),
+        (Linear(4.0), [0, 2, 4, 6, 8]),
+        (Cosine(4.0), [0, 4 - 8**0.5, 4, 4 + 8**0.5, 8]),
+    ],
+)
+def test_schedules(schedule, expected):
+    decisions = [schedule.decide(step(i)) for i in range(5)]
+    assert [scale.tolist() for scale, _ in decisions] == [pytest.approx([e, e]) for e in expected]
+    if not isinstance(schedule, Interval):
+        assert sum(expected) / 5 == pytest.approx(4.0), "`guidance_scale` is the mean"
+
+
+def test_nan_while_sampling_warns_and_is_not_chosen(stock):
+    def fragile(candidates, context):
+        scores = torch.arange(candidates.shape[1]).expand(candidates.shape[:2]).float().clone()
+        if 300 < context.timestep < 700:
+            scores[0, [0, 2]] = math.nan
+            scores[1] = math.nan
+        return scores
+
+    pipe = stock("sd")
+    search = GreedySearch([fragile], SCALES)
+    with pytest.warns(UserWarning, match="not finite.*fragile"), guide(pipe, search) as traces:
+        options = {"num_inference_steps": 4, "guidance_scale": OWN, "output_type": "latent"}
+        images = pipe(["a red circle", "a blue star", "a cross"], **options).images
+    assert images.isfinite().all()
+    nan = [[2.0, OWN, 4.0] if 300 < s["timestep"] < 700 else [4.0, 4.0, 4.0] for s in traces[0].steps]
+    assert traces[0].scales.tolist() == nan and [2.0, OWN, 4.0] in nan
