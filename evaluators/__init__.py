@@ -6,8 +6,26 @@ from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluat
 from .clip import LatentCLIP
 from .combine import combine
 from .discriminator import LatentDiscriminator
+from .token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from .token_baselines import RandomTokens, UniformTokens
+from .token_diversity import Diversity
+from .token_graph import WeightedPageRank
+from .token_similarity import InstructionSimilarity
+from .token_transition import TokenTransition
+from .tokens import TokenContext, TokenEvaluator, as_token_evaluator, combine_tokens
 
 EVALUATORS = {"clip": LatentCLIP, "discriminator": LatentDiscriminator}
+TOKEN_EVALUATORS = {
+    "transition": TokenTransition,
+    "instruction": InstructionAttention,
+    "last_token": LastTokenAttention,
+    "class_token": ClassTokenAttention,
+    "page_rank": WeightedPageRank,
+    "diversity": Diversity,
+    "similarity": InstructionSimilarity,
+    "random": RandomTokens,
+    "uniform": UniformTokens,
+}
 
 
 def load_evaluator(name: str, folder: str | Path) -> Evaluator:
@@ -26,14 +44,28 @@ def load_evaluator(name: str, folder: str | Path) -> Evaluator:
 
 __all__ = [
     "EVALUATORS",
+    "TOKEN_EVALUATORS",
     "Calibration",
+    "ClassTokenAttention",
     "Context",
+    "Diversity",
     "Evaluator",
     "FunctionEvaluator",
+    "InstructionAttention",
+    "InstructionSimilarity",
+    "LastTokenAttention",
     "LatentCLIP",
     "LatentDiscriminator",
+    "RandomTokens",
+    "TokenContext",
+    "TokenEvaluator",
+    "TokenTransition",
+    "UniformTokens",
+    "WeightedPageRank",
     "as_evaluator",
+    "as_token_evaluator",
     "combine",
+    "combine_tokens",
     "load_evaluator",
     "score",
 ]

@@ -8,6 +8,7 @@ space      candidates                                   what they are
 ========== ============================================ ===================================================
 noisy      ``(batch, candidates, C, H, W)`` latents     the scheduler's next latents, brought to unit variance
 denoised   ``(batch, candidates, C, H, W)`` latents     the predictions of the clean latents (x0)
+tokens     ``(batch, tokens, dim)`` states              visual tokens at one depth of a model, see `tokens`
 ========== ============================================ ===================================================
 """
 

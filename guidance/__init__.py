@@ -1,8 +1,10 @@
-"""Guidance decides: fixed schedules and the greedy search over guidance scales."""
+"""Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
 
 from .schedules import Cosine, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
 from .step import DenoisingStep
+from .token_presets import TOKEN_PRESETS
+from .tokens import TokenPruning
 from .trace import GuidanceTrace
 
 SCHEDULES = {"static": Static, "interval": Interval, "linear": Linear, "cosine": Cosine}
@@ -10,6 +12,7 @@ SCHEDULES = {"static": Static, "interval": Interval, "linear": Linear, "cosine":
 __all__ = [
     "SCALES",
     "SCHEDULES",
+    "TOKEN_PRESETS",
     "Cosine",
     "DenoisingStep",
     "GreedySearch",
@@ -18,4 +21,5 @@ __all__ = [
     "Linear",
     "Schedule",
     "Static",
+    "TokenPruning",
 ]

@@ -3,6 +3,7 @@
 from .dynamic import DynamicGuidanceMixin
 from .flux import DynamicGuidanceFluxImg2ImgPipeline, DynamicGuidanceFluxInpaintPipeline, DynamicGuidanceFluxPipeline
 from .guide import guide
+from .prune import Pruner, prune
 from .stable_diffusion import (
     DynamicGuidanceStableDiffusionImg2ImgPipeline,
     DynamicGuidanceStableDiffusionInpaintPipeline,
@@ -34,6 +35,8 @@ __all__ = [
     "DynamicGuidanceStableDiffusionXLImg2ImgPipeline",
     "DynamicGuidanceStableDiffusionXLInpaintPipeline",
     "DynamicGuidanceStableDiffusionXLPipeline",
+    "Pruner",
     "TinyWorldPipeline",
     "guide",
+    "prune",
 ]

@@ -1,0 +1,66 @@
+"""Attention that a few queries give to each token, recomputed from queries and keys.
+
+No attention implementation is asked for its weights, so SDPA and FlashAttention stay in use.
+"""
+
+import inspect
+
+import torch
+from torch import nn
+
+
+def compact(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The indices of the True entries of `mask` ``(batch, length)``, in order, padded: ``(batch, most)`` and which are
+    real, ``(batch, most)`` bool."""
+    most = int(mask.sum(1).max())
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    return order, mask.gather(1, order)
+
+
+def take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``(batch, length, dim)`` at ``(batch, n)``: ``(batch, n, dim)``."""
+    index = index.to(states.device)
+    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def attention_received(
+    layer: nn.Module,
+    states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    queries: torch.Tensor,
+    valid: torch.Tensor,
+    past_keys: torch.Tensor | None,
+) -> torch.Tensor:
+    """Causal attention weights in a decoder layer, averaged over some queries.
+
+    Args:
+        layer: a decoder layer of the Llama family (`prune_decoder.DECODERS`).
+        states: its input, ``(batch, length, dim)``.
+        position_embeddings: cosines and sines for these states, ``(batch or 1, length, head dim)``.
+        queries: ``(batch, length)``, which states ask.
+        valid: ``(batch, past + length)``, which keys exist.
+        past_keys: cached keys, rotated, ``(batch, key heads, past, head dim)``.
+
+    Returns:
+        ``(batch, heads, past + length)`` float32; zero in a row without queries.
+    """
+    attention = layer.self_attn
+    rotate = inspect.getmodule(type(attention)).apply_rotary_pos_emb
+    cos, sin = (part.expand(states.shape[0], -1, -1) for part in position_embeddings)
+    normed = layer.input_layernorm(states)
+    order, real = compact(queries)
+    q = attention.q_proj(take(normed, order)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    k = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    q = rotate(q, q, take(cos, order), take(sin, order))[0]
+    k = rotate(k, k, cos, sin)[0]
+    past = 0
+    if past_keys is not None and past_keys.numel():
+        past = past_keys.shape[-2]
+        k = torch.cat([past_keys.to(k), k], dim=-2)
+    q = q.unflatten(1, (k.shape[1], -1))  # heads that share a key head
+    weights = (q @ k[:, :, None].transpose(-1, -2)).flatten(1, 2).float() * attention.scaling
+    slot = torch.arange(k.shape[-2], device=k.device)
+    allowed = valid[:, None] & (slot <= past + order[..., None])
+    weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+    share = real.float() / real.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bhqk,bq->bhk", weights, share)

@@ -1,0 +1,115 @@
+"""What LLaVA's vision encoder knows of each visual token: its class token's attention, and keys."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+
+class ClassTokenReader:
+    """Recomputes both from the input of the attention in the encoder layer whose output the language model is given.
+
+    `generate` encodes images before it calls the model and may repeat them for beams, so what is read travels with the
+    encoder's output.
+
+    Args:
+        host: a LLaVA or LLaVA-NeXT model with a CLIP vision tower.
+
+    Raises:
+        ValueError: `host` is another model, or its vision tower has no class token.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        kind, tower = host.config.model_type, getattr(host, "vision_tower", None)
+        layers = getattr(getattr(tower, "encoder", None), "layers", ())
+        if kind not in ("llava", "llava_next") or not len(layers) or type(layers[0]).__name__ != "CLIPEncoderLayer":
+            raise ValueError(
+                f"`method` reads the class token of the vision encoder, which `model` {kind} does not have: it is for "
+                "LLaVA and LLaVA-NeXT with a CLIP vision tower."
+            )
+        self.host, self.layers = host, layers
+        self.features: torch.Tensor | None = None  # (tokens, 1 + head dim) of the forward that runs
+
+    def attach(self) -> None:
+        stock = self.host.get_image_features
+        self.host.__dict__["get_image_features"] = functools.wraps(stock)(functools.partial(self.encode, stock))
+
+    def detach(self) -> None:
+        self.host.__dict__.pop("get_image_features", None)
+        self.features = None
+
+    def begin(self, call: Mapping[str, Any]) -> None:
+        """A forward of the host with these arguments begins."""
+        given = (call.get("mm_encoder_outputs") or {}).get("image")
+        self.features = getattr(given, "class_token", None)
+
+    def encode(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        """`get_image_features`, whose output then also has what was read."""
+        call = inspect.signature(stock).bind(*args, **kwargs).arguments
+        config = self.host.config
+        layer = call.get("vision_feature_layer")
+        layer = config.vision_feature_layer if layer is None else layer
+        layer = layer if isinstance(layer, int) else layer[-1]  # of several the last
+        index = layer - 1 if layer > 0 else len(self.layers) + layer  # hidden state n is the output of layer n - 1
+        seen: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = self.layers[index].self_attn.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            output = stock(*args, **kwargs)
+        finally:
+            handle.remove()
+        read = self.read(index, seen[-1])
+        if (call.get("vision_feature_select_strategy") or config.vision_feature_select_strategy) == "default":
+            read = read[:, 1:]
+        self.features = self.flat(read, call)
+        if not isinstance(output, tuple):
+            output.class_token = self.features
+        return output
+
+    def read(self, index: int, states: torch.Tensor) -> torch.Tensor:
+        """``(images, tokens, 1 + head dim)``: attention of the class token summed over heads, and mean keys."""
+        attention = self.layers[index].self_attn
+        query, keys = (
+            part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for part in (attention.q_proj(states[:, :1]), attention.k_proj(states))
+        )
+        weights = (query @ keys.transpose(-1, -2)).float().mul(attention.scale).softmax(-1)
+        return torch.cat([weights.sum(1).transpose(1, 2), keys.float().mean(1)], -1)
+
+    def flat(self, read: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        """In the order of the visual tokens, ``(tokens, 1 + head dim)``; LLaVA-NeXT's newlines have zeros."""
+        config = self.host.config
+        if config.model_type == "llava":
+            return read.flatten(0, 1)
+        pinpoints, side, sizes = config.image_grid_pinpoints, config.vision_config.image_size, call["image_sizes"]
+        tiles = [image_size_to_num_patches(size, pinpoints, side) for size in sizes]
+        strategy = call.get("vision_feature_select_strategy") or config.vision_feature_select_strategy
+        newline = read.new_zeros(read.shape[-1])
+        packed, _ = self.host.pack_image_features(read.split(tiles), sizes, strategy, image_newline=newline)
+        return torch.cat(list(packed))
+
+    def __call__(self, visual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention ``(batch, length)`` and keys ``(batch, length, head dim)`` where `visual` ``(batch, length)``, zero
+        elsewhere.
+
+        Raises:
+            ValueError: the visual tokens did not come through the vision encoder while pruning.
+        """
+        if self.features is None:
+            raise ValueError("`method` reads the vision encoder: give `model` images, or features made while pruning.")
+        count, tokens = len(self.features), int(visual.sum())
+        repeats = max(1, tokens // max(1, count))  # rows that `generate` repeated come one after the other
+        if count * repeats != tokens or visual[::repeats].sum() != count:
+            raise ValueError(f"`input_ids` have {tokens} unpadded visual tokens, the images {count}.")
+        rows = visual[::repeats].to(self.features.device)
+        spread = self.features.new_zeros(*rows.shape, self.features.shape[1])
+        spread = spread.masked_scatter(rows[..., None], self.features).repeat_interleave(repeats, 0)
+        spread = spread.to(visual.device)
+        return spread[..., 0], spread[..., 1:]

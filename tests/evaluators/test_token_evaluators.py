@@ -1,0 +1,154 @@
+"""Token evaluators against their formulas, written out token by token."""
+
+import math
+
+import pytest
+import torch
+
+from evaluators.base import score
+from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from evaluators.token_baselines import RandomTokens, UniformTokens
+from evaluators.token_diversity import Diversity
+from evaluators.token_similarity import InstructionSimilarity
+from evaluators.token_transition import TokenTransition, token_transition
+from evaluators.tokens import TokenContext, as_token_evaluator, combine_tokens
+
+BATCH, TOKENS, DIM = 3, 9, 6
+COUNTS = (9, 5, 1)
+
+
+def context(**kwargs) -> TokenContext:
+    valid = torch.arange(TOKENS) < torch.tensor(COUNTS)[:, None]
+    ordinal = torch.arange(TOKENS).expand(BATCH, -1)
+    return TokenContext(**{"layer": 1, "valid": valid, "keep": torch.tensor([4, 2, 1]), "ordinal": ordinal} | kwargs)
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randn(BATCH, TOKENS, DIM, generator=torch.Generator().manual_seed(0))
+
+
+def cosine(a, b) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+
+
+def norm(a) -> float:
+    return math.sqrt(sum(x * x for x in a))
+
+
+def test_transition(tokens):
+    x, y = tokens, torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
+    got = token_transition(x, y, context().valid)
+    for b, count in enumerate(COUNTS):
+        xs, ys = x[b, :count].tolist(), y[b, :count].tolist()
+        turns = [math.exp(1 - cosine(p, q)) for p, q in zip(xs, ys, strict=True)]
+        expected = [norm(q) / norm(p) * t / sum(turns) for p, q, t in zip(xs, ys, turns, strict=True)]
+        torch.testing.assert_close(got[b, :count], torch.tensor(expected))
+        assert not got[b, count:].any()
+
+
+def test_transition_reads_what_was_accumulated(tokens):
+    evaluator = TokenTransition((1, 2))
+    values = torch.rand(BATCH, TOKENS)
+    assert torch.equal(score(evaluator, tokens, context(accumulated={"transition": values})), values)
+    with pytest.raises(ValueError, match="begins at layer 1"):
+        evaluator(tokens, context())
+    with pytest.raises(ValueError, match="`layers` must satisfy"):
+        TokenTransition((3, 2))
+
+
+def test_attention_evaluators(tokens):
+    heads = torch.rand(BATCH, 2, TOKENS)
+    asked = []
+
+    def attention(queries, previous=False):
+        asked.append((queries, previous))
+        return heads
+
+    given = context(attention=attention, instruction="instruction", last="last", encoder_attention=lambda: heads[:, 0])
+    for evaluator in (InstructionAttention(), LastTokenAttention(), LastTokenAttention(previous=False)):
+        torch.testing.assert_close(evaluator(tokens, given), heads.mean(1))
+    assert asked == [("instruction", False), ("last", True), ("last", False)]
+    assert torch.equal(ClassTokenAttention()(tokens, given), heads[:, 0])
+    with pytest.raises(ValueError, match="'class_token' reads `encoder_attention`, which this model does not provide"):
+        ClassTokenAttention()(tokens, context())
+
+
+def test_diversity(tokens):
+    given = context()
+    scores = Diversity()(tokens, given)
+    for b, count in enumerate(COUNTS):
+        rows = tokens[b, :count].tolist()
+        distance = [[1 - cosine(p, q) for q in rows] for p in rows]
+        nearest = [min([d for j, d in enumerate(ds) if j != i], default=0.0) for i, ds in enumerate(distance)]
+        taken = [max(range(count), key=lambda i, nearest=nearest: nearest[i])]
+        while len(taken) < given.keep[b]:
+            left = [i for i in range(count) if i not in taken]
+            taken.append(max(left, key=lambda i, t=taken, d=distance: min(d[i][j] for j in t)))
+        assert scores[b, :count].topk(len(taken)).indices.tolist() == taken
+        assert all(scores[b, i] < 0 for i in range(count) if i not in taken)
+        alone = TokenContext(1, given.valid[b : b + 1, :count], given.keep[b : b + 1], given.ordinal[b : b + 1, :count])
+        torch.testing.assert_close(Diversity()(tokens[b : b + 1, :count], alone)[0], scores[b, :count])
+
+
+def test_similarity(tokens):
+    states = torch.randn(BATCH, 12, DIM, generator=torch.Generator().manual_seed(2))
+    instruction = torch.arange(12) >= torch.tensor([9, 11, 12])[:, None]
+    got = InstructionSimilarity()(tokens, context(states=states, instruction=instruction))
+    for b, begin in enumerate((9, 11)):
+        mean = states[b, begin:].mean(0).tolist()
+        expected = torch.tensor([cosine(t, mean) for t in tokens[b].tolist()])
+        torch.testing.assert_close(got[b], expected)
+    assert not got[2].any()  # no instruction, no opinion
+    given = torch.randn(DIM, generator=torch.Generator().manual_seed(3))
+    got = InstructionSimilarity(given)(tokens, context())
+    torch.testing.assert_close(got, torch.cosine_similarity(tokens, given, dim=-1))
+
+
+def test_random_does_not_depend_on_the_batch(tokens):
+    given = context()
+    scores = RandomTokens()(tokens, given)
+    assert torch.equal(scores[0], scores[1])
+    shifted = TokenContext(1, given.valid, given.keep, given.ordinal.flip(1))
+    assert torch.equal(RandomTokens()(tokens, shifted), scores.flip(1))
+    many = TokenContext(1, given.valid, given.keep, torch.arange(4096)[None])
+    values = [RandomTokens(seed)(tokens, many)[0] for seed in (0, 1)]
+    for v in values:
+        assert v.min() >= 0 and v.max() <= 1
+        assert torch.histc(v, 8, 0, 1).sub(512).abs().max() < 100
+        assert abs(torch.corrcoef(torch.stack([v[1:], v[:-1]]))[0, 1]) < 0.05
+    assert abs(torch.corrcoef(torch.stack(values))[0, 1]) < 0.05
+
+
+def test_uniform(tokens):
+    scores = UniformTokens()(tokens, context())
+    assert scores.sum(1).tolist() == [4, 2, 1]
+    assert scores[0].nonzero().flatten().tolist() == [2, 4, 6, 8]
+    assert scores[1].nonzero().flatten().tolist() == [2, 4]
+
+
+def test_combine_sums_to_one_each():
+    valid = context().valid
+    a, b = torch.rand(BATCH, TOKENS), torch.randn(BATCH, TOKENS)
+    total = combine_tokens({"a": a, "b": b}, valid, {"b": 2.0})
+    for i, count in enumerate(COUNTS):
+        lifted = b[i, :count] - min(b[i, :count].min().item(), 0.0)
+        expected = a[i, :count] / a[i, :count].sum() + 2 * lifted / lifted.sum().clamp(min=1e-12)
+        torch.testing.assert_close(total[i, :count], expected)
+        assert not total[i, count:].any()
+    assert not combine_tokens({"a": torch.zeros(BATCH, TOKENS)}, valid, {}).any()
+
+
+def test_what_is_a_token_evaluator():
+    def brightness(tokens, context):
+        return tokens.mean(-1)
+
+    wrapped = as_token_evaluator(brightness)
+    assert (wrapped.name, wrapped.space) == ("brightness", "tokens")
+    with pytest.raises(TypeError, match="got int"):
+        as_token_evaluator(3)
+    wrong = RandomTokens()
+    wrong.space = "denoised"
+    with pytest.raises(ValueError, match="`space` of evaluator 'random' must be 'tokens', got 'denoised'"):
+        as_token_evaluator(wrong)

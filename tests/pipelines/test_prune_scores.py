@@ -1,0 +1,221 @@
+"""What the evaluators are given by the hosts, against attention weights and block outputs of the stock model."""
+
+import functools
+
+import prune_hosts as hosts
+import pytest
+import torch
+
+from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from evaluators.token_transition import TokenTransition
+from guidance.tokens import TokenPruning
+from pipelines.prune import prune
+
+build = functools.cache(hosts.build)
+close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+HOST = pytest.mark.parametrize("name", hosts.HOSTS)
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+def decision(name, pruning, batch, attention="sdpa"):
+    with prune(build(name, attention), pruning) as pruner:
+        build(name, attention)(**batch)
+    (layer,) = pruning.keep
+    return pruner.last.visual, pruner.last.decisions[layer]
+
+
+@HOST
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["instruction", "last", "last of next"])
+def test_attention_is_that_of_the_model(name, side, kind):
+    batch = hosts.inputs(name, side=side)
+    evaluator = {
+        "instruction": InstructionAttention(),
+        "last": LastTokenAttention(previous=True),
+        "last of next": LastTokenAttention(previous=False),
+    }[kind]
+    visual, got = decision(name, TokenPruning([evaluator], {2: 0.5}), batch)
+    attentions = build(name, "eager")(**batch, output_attentions=True).attentions
+    weights = attentions[1 if kind == "last" else 2].mean(1)
+    for i, count in enumerate(hosts.IMAGES):
+        places = visual[i].nonzero().flatten()
+        real = batch["attention_mask"][i].nonzero().flatten()
+        if not count:
+            assert not got.scores[evaluator.name][i].any()
+            continue
+        queries = real[real > places[-1]] if kind == "instruction" else real[-1:]
+        close(got.scores[evaluator.name][i, : len(places)], weights[i][queries][:, places].mean(0))
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_attention_after_an_earlier_pruning_and_with_a_past(name):
+    """In a second turn, at layers whose caches are already pruned: every key that is left counts in the softmax."""
+    model, turns = build(name), [hosts.collate(name, [hosts.row(name, 1, i)]) for i in (7, 8)]
+    pruning = TokenPruning([LastTokenAttention(previous=True), InstructionAttention()], {2: 0.5, 4: 0.25})
+    ids = torch.cat([t["input_ids"] for t in turns], 1)
+    length, seen = ids.shape[1], turns[0]["input_ids"].shape[1]
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with prune(model, pruning) as pruner:
+        cache = model(**turns[0], use_cache=True).cache
+        one = pruner.last
+        model(**turns[1] | {"attention_mask": whole["attention_mask"]}, cache=cache)
+        two = pruner.last
+    pixels = torch.cat([t["pixel_values"] for t in turns], int(name == "idefics3"))
+    first, second = hosts.gone(one, length), hosts.gone(two, length - seen)
+    second = {n: torch.nn.functional.pad(g, (seen, 0)) for n, g in second.items()}
+    places = seen + two.visual[0].nonzero().flatten()
+    eager = build(name, "eager")
+    for n in (2, 4):
+        present = places if n == 2 else seen + two.kept[2][0].nonzero().flatten()
+        # the layers before have dropped in both turns; the one about to run, only in the first
+        gone = {m: first[m] | (second[m] if m < n else second.get(2, 0) if n == 4 else False) for m in (2, 4)}
+        attentions = hosts.masked(eager, whole | {"pixel_values": pixels}, gone, output_attentions=True).attentions
+        scores = two.decisions[n].scores
+        close(scores["last_token"][0], attentions[n - 1].mean(1)[0, -1, present])
+        text = slice(int(places[-1]) + 1, None)
+        close(scores["instruction"][0], attentions[n].mean(1)[0, text, present].mean(0))
+
+
+@HOST
+def test_transition_is_that_of_the_blocks(name):
+    batch, evaluator = hosts.inputs(name), TokenTransition((2, 3))
+    visual, got = decision(name, TokenPruning([evaluator], {3: 0.5}), batch)
+    model, seen = build(name), {}
+
+    def keep(key, given):
+        def hook(module, args, output):
+            seen[key] = (args[0] if given else output).detach()
+
+        return hook
+
+    handles = []
+    for n in (1, 2):  # other modules than the pruner's: the projections at the edges of the blocks
+        layer = hosts.language_model(model).layers[n]
+        for key, module, given in (
+            ("ax", layer.self_attn.v_proj, True),
+            ("ay", layer.self_attn.o_proj, False),
+            ("mx", layer.mlp.up_proj, True),
+            ("my", layer.mlp.down_proj, False),
+        ):
+            handles.append(module.register_forward_hook(keep((n, key), given)))
+    model(**batch)
+    for handle in handles:
+        handle.remove()
+    for i, count in enumerate(hosts.IMAGES):
+        if not count:
+            continue
+        total = 0.0
+        for n in (1, 2):
+            for block in "am":
+                x, y = seen[n, block + "x"][i, visual[i]], seen[n, block + "y"][i, visual[i]]
+                turn = torch.exp(1 - torch.cosine_similarity(x, y, dim=-1))
+                total = total + y.norm(dim=-1) / x.norm(dim=-1) * turn / turn.sum()
+        close(got.scores["transition"][i, : len(total)], total)
+
+
+def test_a_prompt_that_ends_with_the_image():
+    """There is no instruction, so it has no say."""
+    batch = hosts.inputs("llava", (1,))
+    end = int(batch["input_ids"][0].eq(hosts.IMAGE).nonzero().max()) + 1
+    _, got = decision(
+        "llava",
+        TokenPruning([InstructionAttention()], {2: 0.5}),
+        batch | {k: v[:, :end] for k, v in hosts.only(batch).items()},
+    )
+    assert not got.scores["instruction"].any()
+    assert got.stays.sum() == 8
+
+
+def test_transition_of_survivors_accumulates():
+    """Two prunings give the second the sum over all layers since the first layer that counts."""
+    model, batch = build("llava"), hosts.inputs("llava", (1, 2))
+    with prune(model, TokenPruning([TokenTransition((1, 4))], {1: 0.5, 3: 0.25})) as pruner:
+        model(**batch)
+    first, second = (pruner.last.decisions[n] for n in (1, 3))
+    for i in range(2):
+        survivors = first.scores["transition"][i][first.stays[i]]
+        assert (second.scores["transition"][i, : len(survivors)] > survivors).all()
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_class_token_attention_is_that_of_the_encoder(name):
+    batch = hosts.inputs(name)
+    visual, got = decision(name, TokenPruning([ClassTokenAttention()], {0: 0.5}), batch)
+    tower = build(name, "eager").model.vision_tower
+    pixels = batch["pixel_values"].flatten(0, -4)
+    attention = tower(pixels, output_attentions=True).attentions[-2].sum(1)[:, 0, 1:]
+    if name == "llava":
+        expected = attention.flatten()
+    else:  # base image; then 2 tiles of 4 x 4 side by side, with a newline after each row of 8
+        expected = []
+        for base, left, right in attention.unflatten(0, (-1, 3)):
+            rows = torch.cat([left.view(4, 4), right.view(4, 4), torch.zeros(4, 1)], 1)
+            expected += [base, rows.flatten()]
+        expected = torch.cat(expected)
+    scores = torch.cat([got.scores["class_token"][i, : int(visual[i].sum())] for i in range(3)])
+    close(scores, expected)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_visionzip_is_a_shorter_prompt(name):
+    """What stays, what it takes up, and the language model run on just that."""
+    model, batch = build(name), hosts.inputs(name, (1,))
+    embeds = []
+    handle = hosts.language_model(model).layers[0].register_forward_pre_hook(lambda m, a: embeds.append(a[0]))
+    model(**batch)
+    handle.remove()
+    with prune(model, "visionzip", keep=6) as pruner:
+        logits = model(**batch).logits[0]
+    decision, visual = pruner.last.decisions[0], pruner.last.visual[0].nonzero().flatten()
+    assert decision.stays.sum() == 6 and decision.into.sum() == 1
+    states = embeds[0][0].clone()
+    dropped, target = visual[~decision.stays[0]], visual[decision.into[0]]
+    states[target] = states[torch.cat([target, dropped])].mean(0)
+    left = torch.ones(len(states), dtype=torch.bool)
+    left[dropped] = False
+    short = hosts.language_model(model)(
+        inputs_embeds=states[None, left], position_ids=left.nonzero().flatten()[None]
+    ).last_hidden_state
+    close(logits[left], model.lm_head(short)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_visionzip_refuses_other_encoders():
+    with pytest.raises(ValueError, match="reads the class token of the vision encoder, which `model` idefics3"):
+        prune(build("idefics3"), "visionzip")
+
+
+def test_an_attention_that_gives_no_weights_and_takes_flat_masks():
+    """The contract of FlashAttention: a 2-D padding mask or none, no weights, positions only where packed."""
+    from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
+    from transformers.modeling_utils import AttentionInterface
+
+    def attend(module, query, key, value, attention_mask, scaling, **kwargs):
+        positions = kwargs.get("position_ids")
+        if attention_mask is not None:
+            assert attention_mask.shape == (query.shape[0], key.shape[2])
+        elif query.shape[0] == 1 and positions is not None:  # a gap would be taken for a second sequence
+            assert (positions.diff(dim=-1) == 1).all()
+        groups = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
+        q, k = query.shape[2], key.shape[2]
+        allowed = torch.ones(q, k, dtype=torch.bool).tril(k - q)[None, None]
+        if attention_mask is not None:
+            allowed = allowed & attention_mask[:, None, None]
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, allowed, scale=scaling)
+        return out.transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("weightless", attend)
+    AttentionMaskInterface.register("weightless", flash_attention_mask)
+    for rows in ((1,), hosts.IMAGES):
+        batch, outputs = hosts.inputs("llava", rows), []
+        for attention in ("sdpa", "weightless"):
+            model = hosts.build("llava")
+            model.model.language_model.config._attn_implementation = attention
+            with prune(model, "transprune", keep={1: 0.75, 3: 0.25}):
+                outputs.append(model.generate(**batch, max_new_tokens=4, do_sample=False))
+        assert torch.equal(*outputs)
