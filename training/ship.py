@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> None:
         if name == "text_to_image":
             pipe = StableDiffusionPipeline.from_pretrained(args.runs / name / "pipeline")
             pipe.to(torch.float16).save_pretrained(out)
+            # transformers loads in the dtype that this file names, diffusers in float32: let both be float32.
+            config = out / "text_encoder" / "config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
             reports = {p: json.loads((args.runs / p / "report.json").read_text()) for p in ("vae", name)}
         else:
             cls = PixelClassifier if name == "features" else EVALUATORS[name]
