@@ -53,7 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
     parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
     parser.add_argument("--steps", type=positive, default=25)
-    choices = ("dynamic", "static", "interval", "linear", "cosine")
+    choices = ("dynamic", "static", "interval", "linear", "cosine", "exponential")
     parser.add_argument("--guidance", choices=choices, default="dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")

@@ -1,22 +1,36 @@
 """Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
 
-from .schedules import Cosine, Interval, Linear, Schedule, Static
+from .feynman_kac import FeynmanKac
+from .guiders import GUIDERS, Guider
+from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
-from .step import DenoisingStep
+from .step import Decision, DenoisingStep, Guidance
 from .token_presets import TOKEN_PRESETS
 from .tokens import TokenPruning
 from .trace import GuidanceTrace
 
-SCHEDULES = {"static": Static, "interval": Interval, "linear": Linear, "cosine": Cosine}
+SCHEDULES = {
+    "static": Static,
+    "interval": Interval,
+    "linear": Linear,
+    "cosine": Cosine,
+    "exponential": Exponential,
+}
 
 __all__ = [
+    "GUIDERS",
     "SCALES",
     "SCHEDULES",
     "TOKEN_PRESETS",
     "Cosine",
+    "Decision",
     "DenoisingStep",
+    "Exponential",
+    "FeynmanKac",
     "GreedySearch",
+    "Guidance",
     "GuidanceTrace",
+    "Guider",
     "Interval",
     "Linear",
     "Schedule",

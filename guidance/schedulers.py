@@ -81,6 +81,31 @@ def denoised(
     return prediction  # "sample"
 
 
+def reorder(scheduler: SchedulerMixin, output: Any, rows: torch.Tensor, shape: torch.Size) -> Any:
+    """Lets row i of a batch go on from row ``rows[i]``, in the scheduler's history and in what its step returned.
+
+    Args:
+        output: of ``scheduler.step``, tuple or object.
+        rows: ``(batch,)`` integers.
+        shape: of the latents; every tensor of this shape, alone or in a list, is taken to be per row.
+
+    Returns:
+        `output` with its rows taken.
+    """
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value[rows] if value.shape == shape else value
+        return type(value)(taken(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+    for key, value in scheduler.__dict__.items():
+        if isinstance(value, (list, torch.Tensor)):
+            scheduler.__dict__[key] = taken(value)
+    if isinstance(output, dict):  # diffusers' outputs are both dict and dataclass
+        return type(output)(**{key: taken(value) for key, value in output.items()})
+    return taken(output)
+
+
 @contextmanager
 def _randomness_untouched(generator: Any, device: torch.device) -> Iterator[None]:
     """Restores every random state that a scheduler's step may draw from: some ignore the generator they are given."""

@@ -73,3 +73,24 @@ class Cosine(Schedule):
 
     def at(self, progress: float) -> float:
         return self.guidance_scale * (1 - math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """C²FG (arXiv 2603.08155): decays as ``exp(-rate · t)`` in diffusion time ``t = 1 - progress``, so rises while
+    sampling; `guidance_scale` is the mean over `progress`. The last step's scale, the largest, is
+    ``guidance_scale · rate / (1 - exp(-rate))``.
+
+    `rate` is finite and above 0; ValueError otherwise.
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if check_scale("rate", self.rate) == 0:
+            raise ValueError("`rate` must be above 0: at 0 the scale is constant, which is `Static`.")
+
+    def at(self, progress: float) -> float:
+        mean = -math.expm1(-self.rate) / self.rate
+        return self.guidance_scale * math.exp(-self.rate * (1 - progress)) / mean

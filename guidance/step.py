@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
@@ -23,6 +23,28 @@ def guided_prediction(pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale:
     return pred_uncond + (difference.to(wide) * scale).to(difference.dtype)
 
 
+class Decision(NamedTuple):
+    """What guidance wants of a step. A plain ``(scale, record)`` stands for one.
+
+    Attributes:
+        scale: guidance scale of every row ``(batch,)``, `None` to leave the pipeline's own prediction.
+        record: its reasons, for the trace.
+        prediction: what takes the place of the guided prediction, shaped as it; `scale` is then only recorded.
+        rows: ``(batch,)`` integers: after the step, row i goes on from row ``rows[i]``. `None`: from itself.
+    """
+
+    scale: torch.Tensor | None
+    record: dict[str, Any]
+    prediction: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+
+
+class Guidance(Protocol):
+    """Whatever decides on steps. A method ``check(sample, prompt)``, if it has one, is called before each sampling."""
+
+    def decide(self, step: "DenoisingStep") -> Decision | tuple[torch.Tensor | None, dict]: ...
+
+
 @dataclass
 class DenoisingStep:
     """Everything known at one step.
@@ -38,6 +60,7 @@ class DenoisingStep:
         own_scale: the pipeline's own guidance scale.
         previous: scales ``(batch,)`` of the step before, `None` at the first.
         unpack: the host's layout to ``(batch, C, H, W)``.
+        start_index: `index` of the first step of this call, above 0 where it starts from an image.
     """
 
     scheduler: SchedulerMixin
@@ -55,6 +78,7 @@ class DenoisingStep:
     own_scale: float
     previous: torch.Tensor | None
     unpack: Callable[[torch.Tensor], torch.Tensor]
+    start_index: int = 0
 
     @property
     def progress(self) -> float:

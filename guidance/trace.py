@@ -23,7 +23,8 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)`` and, where it was searched, ``scores``
             (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw, ``weights`` (both name to
-            number) and ``total`` ``(batch, candidates)``.
+            number) and ``total`` ``(batch, candidates)``. Where particles were resampled, their ``reward`` ``(batch,)``
+            and ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -72,16 +73,20 @@ class GuidanceTrace:
         return cls(tuple(data["candidates"]), data["prompt"], data["steps"])
 
     def sample(self, row: int) -> "GuidanceTrace":
-        """The trace of one sample of the batch."""
+        """The trace of one sample of the batch, back through those that it was copied from."""
 
-        def cut(step: dict[str, Any]) -> dict[str, Any]:
-            per_sample = {key: step[key][row : row + 1] for key in ("scale", "total") if key in step}
+        def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
+            per_sample = {k: step[k][row : row + 1] for k in ("scale", "total", "reward", "rows") if k in step}
             if "scores" in step:
                 per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}
             return step | per_sample
 
         prompt = None if self.prompt is None else self.prompt[row : row + 1]
-        return GuidanceTrace(self.candidates, prompt, [cut(step) for step in self.steps])
+        steps = []
+        for step in reversed(self.steps):
+            row = int(step["rows"][row]) if "rows" in step else row
+            steps.append(cut(step, row))
+        return GuidanceTrace(self.candidates, prompt, steps[::-1])
 
     def to_pandas(self):
         """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale`` and

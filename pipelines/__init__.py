@@ -1,5 +1,6 @@
 """Pipelines carry decisions out: diffusers pipelines whose guidance scale is chosen while they sample."""
 
+from .best_of import BestOf, best_of
 from .dynamic import DynamicGuidanceMixin
 from .flux import DynamicGuidanceFluxImg2ImgPipeline, DynamicGuidanceFluxInpaintPipeline, DynamicGuidanceFluxPipeline
 from .guide import guide
@@ -22,6 +23,7 @@ from .stable_diffusion_xl import (
 from .tinyworld import TinyWorldPipeline
 
 __all__ = [
+    "BestOf",
     "DynamicGuidanceFluxImg2ImgPipeline",
     "DynamicGuidanceFluxInpaintPipeline",
     "DynamicGuidanceFluxPipeline",
@@ -37,6 +39,7 @@ __all__ = [
     "DynamicGuidanceStableDiffusionXLPipeline",
     "Pruner",
     "TinyWorldPipeline",
+    "best_of",
     "guide",
     "prune",
 ]

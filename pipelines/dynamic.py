@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guidance import GreedySearch, Schedule
+from guidance import Guidance
 
 from .guide import guide
 
@@ -12,17 +12,17 @@ from .guide import guide
 class DynamicGuidanceMixin:
     """Put before a diffusers pipeline class; everything that the class offers stays.
 
-    ``pipe(..., guidance=...)`` takes a `GreedySearch` or a fixed `Schedule`; without it the attribute `guidance` of the
+    ``pipe(..., guidance=...)`` takes what `guide` takes; without it the attribute `guidance` of the
     pipeline holds. The output gains ``guidance_trace``, a `GuidanceTrace`; so does the pipeline, for
     ``return_dict=False``. `evaluator_prompt` is what the evaluators read where only ``prompt_embeds`` are given.
     """
 
-    guidance: GreedySearch | Schedule | None = None
+    guidance: Guidance | None = None
 
     def __call__(
         self,
         *args: Any,
-        guidance: GreedySearch | Schedule | None = None,
+        guidance: Guidance | None = None,
         evaluator_prompt: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from guidance import DenoisingStep, GreedySearch, GuidanceTrace, Schedule
-from guidance.schedulers import check_supported, noise_schedule
+from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
+from guidance.schedulers import check_supported, noise_schedule, reorder
 
 OFF = (
     "classifier-free guidance is off, so there is no scale to choose: pass `guidance_scale` > 1 "
@@ -29,7 +29,7 @@ FOREIGN = (
 
 @contextmanager
 def guide(
-    pipe: DiffusionPipeline, guidance: GreedySearch | Schedule, prompt: Sequence[str] | None = None
+    pipe: DiffusionPipeline, guidance: Guidance, prompt: Sequence[str] | None = None
 ) -> Iterator[list[GuidanceTrace]]:
     """While in force, every call of `pipe` takes its guidance scale from `guidance`.
 
@@ -42,7 +42,7 @@ def guide(
     Args:
         pipe: a diffusers pipeline that denoises ``[uncond, cond]`` in one batch (SD, SDXL, SD3, …) or in two calls
             (FLUX with true CFG, Qwen-Image, …).
-        guidance: a `GreedySearch` or a fixed `Schedule`.
+        guidance: a `GreedySearch`, a fixed `Schedule`, a `Guider`, `FeynmanKac`, or any object with their `decide`.
         prompt: what the evaluators read, one for each row of ``prompt_embeds``, where `pipe` is called with these only.
 
     Yields:
@@ -61,11 +61,24 @@ def guide(
         host.detach()
 
 
+def denoisers(pipe: DiffusionPipeline) -> list[torch.nn.Module]:
+    """The models whose forward passes sampling consists of."""
+    return [m for n in ("unet", "transformer", "transformer_2") if (m := getattr(pipe, n, None))]
+
+
+def unpack_latents(pipe: DiffusionPipeline, latents: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+    """FLUX works on ``(batch, tokens, 4 C)``, evaluators on ``(batch, C, H, W)``. `size` is height and width of the
+    images, `None` where unknown."""
+    if latents.ndim == 3 and hasattr(pipe, "_unpack_latents") and size is not None:
+        return pipe._unpack_latents(latents, *size, pipe.vae_scale_factor)
+    return latents
+
+
 class _Host:
     """The patches on one pipeline and the state of the call in progress."""
 
-    def __init__(self, pipe: Any, guidance: GreedySearch | Schedule, prompt: Sequence[str] | None) -> None:
-        self.denoisers = [m for n in ("unet", "transformer", "transformer_2") if (m := getattr(pipe, n, None))]
+    def __init__(self, pipe: Any, guidance: Guidance, prompt: Sequence[str] | None) -> None:
+        self.denoisers = denoisers(pipe)
         if not self.denoisers or not hasattr(pipe, "encode_prompt"):
             raise ValueError(f"`pipe` must be a text-conditioned diffusers pipeline, got {type(pipe).__name__}.")
         check_supported(pipe.scheduler)
@@ -158,14 +171,11 @@ class _Host:
         self.checked = True
         if self.prompt is not None and len(self.prompt) != latents.shape[0]:
             raise ValueError(f"`prompt` must give one for each of {latents.shape[0]} images, got {len(self.prompt)}.")
-        if isinstance(self.guidance, GreedySearch):
+        if hasattr(self.guidance, "check"):
             self.guidance.check(self.unpack(latents), self.prompt)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        """FLUX works on ``(batch, tokens, 4 C)``; evaluators see ``(batch, C, H, W)``."""
-        if latents.ndim == 3 and hasattr(self.pipe, "_unpack_latents") and self.size is not None:
-            return self.pipe._unpack_latents(latents, *self.size, self.pipe.vae_scale_factor)
-        return latents
+        return unpack_latents(self.pipe, latents, self.size)
 
     @contextmanager
     def on_cache_context(self, stock: Any, name: str) -> Iterator[None]:
@@ -209,7 +219,7 @@ class _Host:
                 self.swapped, predictions = True, predictions[::-1]
         elif self.index + 1 < self.num_steps:
             self.index += 1
-        scale, record = None, {}
+        decision = Decision(None, {})
         if predictions is not None:  # a callback may switch guidance off midway, as diffusers' own recipe does
             step = DenoisingStep(
                 scheduler=self.scheduler,
@@ -227,22 +237,29 @@ class _Host:
                 own_scale=self.own_scale,
                 previous=self.previous,
                 unpack=self.unpack,
+                start_index=self.start_index,
             )
-            scale, record = self.guidance.decide(step)
-            if scale is not None:
-                model_output = step.guided(scale)
-                self.previous = scale
+            decision = Decision(*self.guidance.decide(step))
+            if decision.prediction is not None:
+                model_output = decision.prediction
+            elif decision.scale is not None:
+                model_output = step.guided(decision.scale)
+            self.previous = self.previous if decision.scale is None else decision.scale
         own = self.own_scale if predictions is not None else 1.0
         alpha, sigma = self.noise[self.index]
         self.trace.steps.append(
             {
                 "timestep": self.timesteps[self.index],
                 "noise_level": sigma / (alpha**2 + sigma**2) ** 0.5,
-                "scale": torch.full((sample.shape[0],), own) if scale is None else scale,
+                "scale": torch.full((sample.shape[0],), own) if decision.scale is None else decision.scale,
             }
-            | record
+            | decision.record
         )
-        return stock(model_output, timestep, sample, *args, **kwargs)
+        output = stock(model_output, timestep, sample, *args, **kwargs)
+        if decision.rows is None:
+            return output
+        self.previous = None if self.previous is None else self.previous[decision.rows]
+        return reorder(self.scheduler, output, decision.rows, sample.shape)
 
     @staticmethod
     def step_kwargs(stock: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -260,6 +277,7 @@ class _Host:
         self.index = getattr(self.scheduler, "begin_index", None)  # img2img starts in the middle
         if self.index is None:
             self.index = min(range(self.num_steps), key=lambda i: abs(self.timesteps[i] - float(timestep)))
+        self.start_index = self.index
         self.noise = noise_schedule(self.scheduler)
         self.previous: torch.Tensor | None = None
         self.rescale = float(getattr(self.pipe, "guidance_rescale", 0.0) or 0.0)

@@ -1,0 +1,265 @@
+"""What pruning costs and what it saves: answers, FLOPs, time and KV cache at every budget, for every method.
+
+    python -m benchmarks.pruning --json [--quick] [--model FOLDER]
+    python -m benchmarks.pruning --shape llava-1.5-7b --json
+
+A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
+so compare methods by their FLOPs too. Questions are about combinations that training never saw. Every time is a ratio
+of runs with and without pruning in turns. ``--shape`` measures a genuine configuration with random numbers on a GPU:
+cost does not depend on them (answers do, and are not looked at).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from tqdm.auto import tqdm
+
+import tinyworld
+from guidance import TOKEN_PRESETS
+from pipelines.prune import prune
+from tinyworld import lvlm
+from tinyworld.questions import KINDS, quiz
+from training.loop import hardware
+
+from .provenance import commit
+from .pruning_shapes import SHAPES, build, inputs
+from .quality import paired_bootstrap
+
+BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
+ROWS = 8  # prompts in a batch that is timed
+NEW_TOKENS = 16  # over which decoding is timed
+
+
+def usable(model: Any, batch: Any) -> tuple[list[str], dict[str, str]]:
+    """Names of the presets that can prune `model`, and why each of the others cannot."""
+    names, skipped = [], {}
+    for name in TOKEN_PRESETS:
+        try:
+            with prune(model, name, keep=0.5), torch.inference_mode():
+                model(**batch, use_cache=False)
+            names.append(name)
+        except ValueError as error:
+            skipped[name] = str(error)
+    return names, skipped
+
+
+@torch.inference_mode()
+def cache_bytes(model: Any, batch: Any) -> int:
+    """Bytes of the KV cache after the prompt."""
+    return lvlm.kv_bytes(model(**batch, use_cache=True).cache)
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall clock of calling `function`, all of the GPU's work included."""
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def time_ratio(model: Any, function: Callable[[], Any], method: dict[str, Any], repeats: int) -> float:
+    """Median over `repeats` of the time of `function` with pruning over that without, in turns."""
+
+    def pruned() -> float:
+        with prune(model, **method):
+            return seconds(function)
+
+    runs: dict[str, Callable[[], float]] = {"pruned": pruned, "whole": lambda: seconds(function)}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(-1, repeats):  # -1 warms up
+        for name in sorted(runs, reverse=bool(repeat % 2)):  # neither is always the first
+            elapsed = runs[name]()
+            if repeat >= 0:
+                times[name].append(elapsed)
+    return round(statistics.median(p / w for p, w in zip(times["pruned"], times["whole"], strict=True)), 4)
+
+
+def accuracy(right: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
+    """Share of right answers of each kind of question, and of all."""
+    table = {kind: round(float(right[kinds == kind].mean()), 4) for kind in KINDS if kind in kinds}
+    return table | {"all": round(float(right.mean()), 4)}
+
+
+def ratio(right: np.ndarray, whole: np.ndarray) -> float | None:
+    """Of right answers with pruning to those without; `None` where there is nothing to divide by."""
+    if right.sum() == whole.sum():
+        return 1.0
+    return round(float(right.sum() / whole.sum()), 4) if whole.any() else None
+
+
+def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
+    """Everything that is said of a model with weights.
+
+    Raises:
+        OSError, ValueError: `folder` holds no LLaVA with its processor.
+    """
+    model, processor = lvlm.load(folder)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    pairs = quiz(questions)
+    images, texts = [Image.fromarray(scene.image) for scene, _ in pairs], [question.text for _, question in pairs]
+    wanted = np.array([question.answer for _, question in pairs])
+    kinds = np.array([question.kind for _, question in pairs])
+    batch = lvlm.encode(processor, images[:ROWS], texts[:ROWS]).to(model.device)
+    names, skipped = usable(model, batch)
+    plain = np.array(lvlm.answer(model, processor, images, texts))
+    whole = plain == wanted
+    flops, cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
+    presets: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name, budget in tqdm([(name, budget) for name in names for budget in BUDGETS], mininterval=5):
+        method = {"method": name, "keep": BUDGETS[budget]}
+        with prune(model, **method):
+            given = np.array(lvlm.answer(model, processor, images, texts))
+            pruned_flops, pruned_cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
+        right = given == wanted
+        presets[name][budget] = {
+            "exact_match": accuracy(right, kinds),
+            "exact_match_ratio": ratio(right, whole),
+            "exact_match_difference": paired_bootstrap((right * 1.0 - whole)[:, None]),
+            "same_answer": round(float((given == plain).mean()), 4),
+            "prefill_flops_ratio": round(pruned_flops / flops, 4),
+            "prefill_wall_clock_ratio": time_ratio(model, lambda: model(**batch, use_cache=True), method, repeats),
+            "kv_bytes_ratio": round(pruned_cache / cache, 4),
+        }
+    return {
+        "model": str(folder),
+        "questions": questions,
+        "batch_size": len(batch["input_ids"]),
+        "repeats": repeats,
+        "whole": {"exact_match": accuracy(whole, kinds), "prefill_flops": flops, "kv_bytes": cache},
+        "presets": presets,
+        "skipped": skipped,
+    }
+
+
+@torch.inference_mode()
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """Most memory that the GPU held during `function` beyond what it held before; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, float]) -> dict[str, Any]:
+    """Everything that is said of a genuine configuration with random weights, at batch sizes 1 and 8."""
+    model = build(shape, device)
+    names, skipped = usable(model, inputs(model, 1))
+    presets: dict[str, dict[str, Any]] = {name: {budget: {} for budget in budgets} for name in names}
+    for size in (1, 8):
+        batch = inputs(model, size)
+
+        def prefill(batch: Any = batch) -> Any:
+            return model(**batch, use_cache=True)
+
+        def write(batch: Any = batch) -> Any:  # without the end of a sequence, whatever the random model wants
+            return model.generate(**batch, do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+
+        flops, cache, peak = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
+        for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
+            method = {"method": name, "keep": budgets[budget]}
+            with prune(model, **method):
+                pruned = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
+            presets[name][budget][f"batch_{size}"] = {
+                "prefill_flops_ratio": round(pruned[0] / flops, 4),
+                "prefill_wall_clock_ratio": time_ratio(model, prefill, method, repeats),
+                "decode_wall_clock_ratio": decode_ratio(model, batch, method, repeats),
+                "kv_bytes_ratio": round(pruned[1] / cache, 4),
+                "peak_memory_ratio": round(pruned[2] / peak, 4) if peak else None,
+                "peak_memory_bytes": pruned[2],
+            }
+    return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
+
+
+@torch.inference_mode()
+def decode_ratio(model: Any, batch: Any, method: dict[str, Any], repeats: int) -> float:
+    """Time of writing `NEW_TOKENS` tokens after the first one, with pruning over without, in turns."""
+
+    def spent() -> float:
+        first, all_ = (
+            seconds(lambda n=n: model.generate(**batch, do_sample=False, max_new_tokens=n, min_new_tokens=n))
+            for n in (1, 1 + NEW_TOKENS)
+        )
+        return all_ - first
+
+    ratios = []
+    for repeat in range(-1, repeats):  # -1 warms up
+        times = {}
+        for name in sorted(("pruned", "whole"), reverse=bool(repeat % 2)):
+            if name == "pruned":
+                with prune(model, **method):
+                    times[name] = spent()
+            else:
+                times[name] = spent()
+        if repeat >= 0:
+            ratios.append(times["pruned"] / times["whole"])
+    return round(statistics.median(ratios), 4)
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report as a table."""
+    for name, budgets in report["presets"].items():
+        for budget, row in budgets.items():
+            for size, cells in row.items() if "batch_1" in row else [("", row)]:
+                numbers = [f"{key.removesuffix('_ratio')} {cells[key]}" for key in cells if key.endswith("_ratio")]
+                print(f"{name:15} {budget:>4} % {size:8} {'  '.join(numbers)}")
+    for name, reason in report["skipped"].items():
+        print(f"{name:15} skipped: {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer questions and repeats, of a shape fewer budgets")
+    parser.add_argument("-n", type=int, help="number of held-out questions (default 600, with --quick 60)")
+    parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")
+    parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights, on a GPU")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    args = parser.parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    repeats = (3 if args.quick else 7) if args.repeats is None else args.repeats
+    questions = (60 if args.quick else 600) if args.n is None else args.n
+    folder = args.model or tinyworld.WEIGHTS / "lvlm"
+    try:
+        if min(repeats, questions) < 1:
+            raise ValueError(f"`n` and `repeats` must be at least 1, got {questions} and {repeats}.")
+        if args.shape and args.model:
+            raise ValueError("`shape` has random weights: give it or `model`, not both.")
+        if args.shape and not torch.cuda.is_available():
+            raise ValueError(f"`shape` {args.shape} takes a CUDA GPU, and there is none.")
+        if not args.shape and not (folder / "config.json").is_file():
+            raise ValueError(f"`model` {str(folder)!r} is no model folder: there is no config.json in it.")
+        if args.shape:
+            budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
+            report = measure_shape(args.shape, repeats, "cuda", budgets)
+        else:
+            report = measure(folder, questions, repeats)
+    except (OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    report |= {"hardware": hardware(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    report |= {"commit": commit()}
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

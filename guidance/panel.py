@@ -1,0 +1,80 @@
+"""The evaluators that a method asks: checked once, then called on whatever candidates the method has."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evaluators.base import Context, Evaluator, as_evaluator, score
+from evaluators.combine import combine
+
+
+class Panel:
+    """Evaluators and the weight of each.
+
+    Args:
+        evaluators: evaluators or plain functions (`evaluators.base`), with distinct names.
+        weights: factor of an evaluator by name, finite and at least 0; 1 where absent. See `evaluators.combine`.
+
+    Raises:
+        ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator | Callable], weights: Mapping[str, float] | None = None) -> None:
+        if not isinstance(evaluators, Iterable):
+            raise TypeError(f"`evaluators` must be a list, got {type(evaluators).__name__}.")
+        panel = [as_evaluator(e) for e in evaluators]
+        self.evaluators = {e.name: e for e in panel}
+        self.weights = dict(weights or {})
+        if len(self.evaluators) != len(panel):
+            raise ValueError(f"`evaluators` must have distinct names, got {[e.name for e in panel]}.")
+        if unknown := set(self.weights) - set(self.evaluators):
+            raise ValueError(f"`weights` names no evaluator: {sorted(unknown)}; there are {sorted(self.evaluators)}.")
+        if bad := {k: v for k, v in self.weights.items() if not (math.isfinite(v) and v >= 0)}:
+            raise ValueError(f"`weights` must be finite and at least 0, got {bad}.")
+
+    def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
+        """Tries every evaluator once on noise shaped as `sample` ``(batch, C, H, W)``, before any denoising.
+
+        Raises:
+            ValueError: an evaluator wants a prompt and there is none, takes another number of latent channels, or
+                returns a wrong shape or values that are not finite.
+        """
+        for name, evaluator in self.evaluators.items():
+            if evaluator.needs_prompt and prompt is None:
+                raise ValueError(f"evaluator {name!r} reads the prompt, and the pipeline was given only embeddings.")
+            if evaluator.in_channels not in (None, sample.shape[1]):
+                raise ValueError(
+                    f"evaluator {name!r} takes latents of {evaluator.in_channels} channels, this pipeline's have "
+                    f"{sample.shape[1]}: it belongs to another VAE."
+                )
+            noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample.device)
+            scores = score(evaluator, torch.stack([noise, -noise], 1), Context(prompt, 0.0, 1.0))
+            if not scores.isfinite().all():
+                raise ValueError(f"evaluator {name!r} must return finite scores, got {scores.tolist()}.")
+
+    def ask(
+        self,
+        candidates: Callable[[str], torch.Tensor],
+        noise_level: Callable[[str], float],
+        prompt: Sequence[str] | None,
+        timestep: torch.Tensor | float,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The combined score of every candidate ``(batch, candidates)``, and how it came about, for the trace.
+
+        Args:
+            candidates: space to ``(batch, candidates, C, H, W)``; called once for each space that is read.
+            noise_level: space to the noise share of those candidates, in [0, 1].
+            prompt: one for each row.
+        """
+        spaces: dict[str, torch.Tensor] = {}
+        scores, levels = {}, {}
+        for name, evaluator in self.evaluators.items():
+            space = evaluator.space
+            if space not in spaces:
+                spaces[space] = candidates(space)
+            levels[name] = noise_level(space)
+            scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
+        total, weights = combine(scores, self.evaluators, self.weights, levels)
+        return total, {"scores": scores, "noise_levels": levels, "weights": weights, "total": total}

@@ -1,0 +1,97 @@
+"""Best of N: whole images are made with any guidance, and the evaluators keep one of each prompt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from evaluators.base import Evaluator
+from guidance.panel import Panel
+
+from .guide import denoisers, unpack_latents
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """What `best_of` returns.
+
+    Attributes:
+        images: the best of each prompt, in the pipeline's `output_type`: a list, array or tensor.
+        chosen: which of the N it was, ``(prompts,)``.
+        scores: combined scores ``(prompts, n)``, comparable within a prompt; NaN where not finite.
+        nfe: denoiser evaluations that each prompt cost: a pass over a batch of B rows counts B.
+    """
+
+    images: Any
+    chosen: torch.Tensor
+    scores: torch.Tensor
+    nfe: float
+
+
+@torch.no_grad()
+def best_of(
+    pipe: DiffusionPipeline,
+    prompt: str | Sequence[str],
+    n: int,
+    evaluators: Sequence[Evaluator | Callable],
+    weights: Mapping[str, float] | None = None,
+    **kwargs: Any,
+) -> BestOf:
+    """Makes `n` images of each prompt and keeps the one whose final latents the evaluators like best.
+
+    The baseline for every method that spends evaluators or denoiser passes while sampling: compare at equal `nfe`. The
+    guidance is the pipeline's own, that of an enclosing `guide`, or, for a pipeline that takes it, ``guidance=``.
+
+    Example::
+
+        best = best_of(pipe, ["a fox", "a sign"], 4, [clip, discriminator], guidance_scale=6.0)
+
+    Args:
+        evaluators, weights: as of `GreedySearch`, at least one evaluator. They see the final latents as both noisy and
+            denoised ones, at noise level 0.
+        kwargs: everything else that `pipe` takes.
+
+    Raises:
+        ValueError: `n` is not an integer of at least 1, `prompt` is empty, there is no evaluator or (after the first
+            step) one that does not fit, or `kwargs` has an argument that this sets.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    panel = Panel(evaluators, weights)
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"`n` must be an integer of at least 1, got {n!r}.")
+    if not prompts:
+        raise ValueError(f"`prompt` must be a string or a list of at least one string, got {prompt!r}.")
+    if not panel.evaluators:
+        raise ValueError("`evaluators` is empty: the best takes at least one evaluator.")
+    if taken := {"num_images_per_prompt", "callback_on_step_end", "return_dict"} & set(kwargs):
+        raise ValueError(f"`kwargs` must not have {sorted(taken)}: `best_of` sets it.")
+    seen: list[torch.Tensor] = []
+    rows = 0
+
+    def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict:
+        default = getattr(pipe, "default_sample_size", 0) * pipe.vae_scale_factor
+        size = kwargs.get("height") or default, kwargs.get("width") or default
+        latents = unpack_latents(pipe, tensors["latents"], size)
+        if not seen:
+            panel.check(latents, [p for p in prompts for _ in range(n)])
+        seen[:] = [latents]
+        return {}
+
+    def count(module: torch.nn.Module, args: tuple, output: Any) -> None:
+        nonlocal rows
+        rows += len(output[0] if isinstance(output, tuple) else output.sample)
+
+    hooks = [denoiser.register_forward_hook(count) for denoiser in denoisers(pipe)]
+    try:
+        images = pipe(prompts, num_images_per_prompt=n, callback_on_step_end=keep, **kwargs).images
+    finally:
+        for hook in hooks:
+            hook.remove()
+    latents = seen[0].float().unflatten(0, (len(prompts), n))
+    scores, _ = panel.ask(lambda space: latents, lambda space: 0.0, prompts, 0.0)
+    chosen = scores.nan_to_num(nan=-torch.inf).argmax(1).cpu()
+    kept = (torch.arange(len(prompts)) * n + chosen).tolist()
+    images = [images[i] for i in kept] if isinstance(images, list) else images[kept]
+    return BestOf(images, chosen, scores, rows / len(prompts))

@@ -1,0 +1,105 @@
+"""`benchmarks.pruning` on very small random models; no test asserts a time."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_lvlm import VISION, lvlm_weights
+
+from benchmarks import pruning, pruning_shapes
+from tinyworld.questions import KINDS
+
+__all__ = ["lvlm_weights"]
+FEW = {"100": 1.0, "22": 0.22}
+NAMES = ("transprune", "visionzip", "zero-tprune", "random")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(pruning, "TOKEN_PRESETS", {name: pruning.TOKEN_PRESETS[name] for name in NAMES})
+    monkeypatch.setattr(pruning, "BUDGETS", FEW)
+    monkeypatch.setattr(pruning, "NEW_TOKENS", 2)
+
+
+def test_report(lvlm_weights, monkeypatch, capsys):
+    monkeypatch.setattr("tinyworld.WEIGHTS", lvlm_weights)
+    assert pruning.main(["--quick", "-n", "6", "--repeats", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"hardware", "commit", "torch", "whole", "questions"} <= set(report)
+    assert set(report["presets"]) == {"transprune", "visionzip", "random"} and set(report["skipped"]) == {"zero-tprune"}
+    for name, budgets in report["presets"].items():
+        assert set(budgets) == set(FEW)
+        for row in budgets.values():
+            assert set(row["exact_match"]) == {*KINDS, "all"} and row["prefill_wall_clock_ratio"] > 0
+            assert set(row["exact_match_difference"]) == {"mean", "low", "high"}
+        all_, few = budgets["100"], budgets["22"]
+        assert all_["exact_match_ratio"] == all_["kv_bytes_ratio"] == all_["same_answer"] == 1
+        assert all_["prefill_flops_ratio"] == 1 or name == "visionzip"  # which reads the encoder all the same
+        assert few["prefill_flops_ratio"] < all_["prefill_flops_ratio"] and few["kv_bytes_ratio"] < 1
+    # Random drops before the first layer: 56 of 256 visual tokens stay.
+    length = report["whole"]["kv_bytes"] / (2 * 8 * 16 * 4 * report["batch_size"])
+    assert report["presets"]["random"]["22"]["kv_bytes_ratio"] == pytest.approx((length - 200) / length, abs=1e-4)
+
+
+def test_exact_match_ratio():
+    right, wrong = np.array([True, True]), np.array([False, False])
+    assert pruning.ratio(np.array([True, False]), right) == 0.5
+    assert pruning.ratio(wrong, wrong) == 1.0
+    assert pruning.ratio(right, wrong) is None
+
+
+TEXT = {"hidden_size": 64, "intermediate_size": 16, "num_hidden_layers": 4, "vocab_size": 64}
+TEXT |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+TEXT |= {"bos_token_id": 1, "eos_token_id": 2}
+TINY = {
+    "llava-1.5-7b": {
+        "vision": {**VISION, "image_size": 16, "patch_size": 4},
+        "text": TEXT,
+        "image_token": 60,
+    },
+    "qwen2-vl-7b": {
+        "vision": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4},
+        "text": {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
+        "image_token": 60,
+        "video_token": 61,
+        "grid": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("shape", TINY)
+def test_genuine_shapes_scaled_down(shape, monkeypatch):
+    monkeypatch.setitem(pruning_shapes.SHAPES, shape, TINY[shape])
+    report = pruning.measure_shape(shape, 1, "cpu", {"25": 0.25})
+    assert set(report["presets"]) == {"transprune", "random"} | ({"visionzip"} if shape.startswith("llava") else set())
+    for budgets in report["presets"].values():
+        for size in ("batch_1", "batch_8"):
+            row = budgets["25"][size]
+            assert row["prefill_flops_ratio"] > 0 and 0 < row["kv_bytes_ratio"] < 1
+            assert row["prefill_wall_clock_ratio"] > 0 and isinstance(row["decode_wall_clock_ratio"], float)
+            assert row["peak_memory_ratio"] is None  # measured on a GPU alone
+    assert report["presets"]["random"]["25"]["batch_1"]["prefill_flops_ratio"] < 1
+    pruning.show(report)
+
+
+@pytest.mark.parametrize(("shape", "parameters"), [("llava-1.5-7b", 7.06e9), ("qwen2-vl-7b", 8.29e9)])
+def test_genuine_shapes_have_the_published_sizes(shape, parameters):
+    model = pruning_shapes.build(shape, "meta")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-n", "0"], "`n` and `repeats` must be at least 1"),
+        (["--model", "nowhere"], "is no model folder"),
+        (["--shape", "llava-1.5-7b", "--model", "x"], "not both"),
+        (["--shape", "qwen2-vl-7b"], "takes a CUDA GPU"),
+    ],
+)
+def test_bad_arguments(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pruning.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1

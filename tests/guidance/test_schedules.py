@@ -1,0 +1,53 @@
+"""The exponential schedule against its formula, and that the registry reaches every user of it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import quality
+from demos import generate
+from guidance import SCHEDULES, Exponential
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0, 4.0])
+def test_exponential(rate):
+    schedule = Exponential(5.0, rate)
+    progress = np.linspace(0, 1, 10_001)
+    scales = np.array([schedule.at(p) for p in progress])
+    assert np.trapezoid(scales, progress) == pytest.approx(5.0, rel=1e-6), "`guidance_scale` is the mean"
+    decay = np.exp(-rate * (1 - progress))  # in diffusion time, which runs against the sampling
+    assert scales / scales[-1] == pytest.approx(decay)
+    assert scales[-1] == pytest.approx(5.0 * rate / (1 - math.exp(-rate)))
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.nan, "7.5"])
+def test_exponential_refuses_scale(scale):
+    with pytest.raises(ValueError, match="`guidance_scale` must be a finite number of at least 0"):
+        Exponential(scale)
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.0, math.nan, math.inf, None])
+def test_exponential_refuses_rate(rate):
+    with pytest.raises(ValueError, match="`rate` must be"):
+        Exponential(5.0, rate)
+
+
+def test_the_benchmark_sweeps_every_schedule():
+    class Pipe:
+        guidance = None
+
+    for quick in (True, False):
+        names = {name.split(":")[0] for name in quality.methods(Pipe, quick)}
+        assert names == {"dynamic", *SCHEDULES}
+    assert isinstance(quality.methods(Pipe, True)["exponential:6"], Exponential)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_command_line_takes_every_schedule(name, tmp_path):
+    assert generate.parse(["a red circle", "--guidance", name, "--model", str(model_folder(tmp_path))]).guidance == name
+
+
+def model_folder(path):
+    (path / "model_index.json").write_text("{}")
+    return path

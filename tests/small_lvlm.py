@@ -1,0 +1,33 @@
+"""A vision-language model of the embedded one's classes and files, very small and with random numbers in it."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.processor import build_processor
+from training.train_lvlm import build
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 8, "num_attention_heads": 2}
+
+small = functools.partial(build, vision=VISION, text={**TEXT, "initializer_range": 0.2})
+
+
+@functools.cache
+def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; deleted at exit
+    temporary = tempfile.TemporaryDirectory()
+    processor = build_processor()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small(processor).save_pretrained(Path(temporary.name) / "lvlm")
+    processor.save_pretrained(Path(temporary.name) / "lvlm")
+    return temporary
+
+
+@pytest.fixture(scope="session")
+def lvlm_weights() -> Path:
+    """A folder like ``tinyworld/weights`` with ``lvlm`` in it."""
+    return Path(_built().name)

@@ -1,0 +1,76 @@
+"""Asks a LLaVA about pictures and counts what that costs. Serves the embedded model and any with a chat template."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.cache_utils import Cache
+
+MAX_NEW_TOKENS = 8  # the longest answer is a word boundary, three letters and the end
+
+
+def load(folder: str | Path) -> tuple[LlavaForConditionalGeneration, Any]:
+    """Model in eval mode (float32) and processor from a folder.
+
+    Raises:
+        OSError, ValueError: what the folder holds is no LLaVA with its processor.
+    """
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError(f"the processor in {str(folder)!r} has no chat template")
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def encode(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+    """One question per image to the model's inputs, padded on the left: ``input_ids`` ``(n, length)`` and so on."""
+    turns = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
+    ]
+    prompts = [processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+    return processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
+
+
+@torch.inference_mode()
+def answer(
+    model: LlavaForConditionalGeneration,
+    processor: Any,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    batch_size: int = 32,
+) -> list[str]:
+    """Greedy answers, one for each image and question."""
+    answers: list[str] = []
+    for i in range(0, len(questions), batch_size):
+        batch = encode(processor, images[i : i + batch_size], questions[i : i + batch_size]).to(model.device)
+        ids = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        written = ids[:, batch["input_ids"].shape[1] :]
+        answers += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
+    return answers
+
+
+@torch.inference_mode()
+def prefill_flops(model: Any, batch: Any) -> int:
+    """FLOPs of one forward over the prompt: two for every multiply–add of its products, convolutions and attentions.
+
+    All of it counts: the vision encoder, the decoder, and what a pruning method computes to decide. Attention is
+    counted as eager, which every device counts alike.
+    """
+    stock = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(**batch, use_cache=False)
+    finally:
+        model.set_attn_implementation(stock)
+    return counter.get_total_flops()
+
+
+def kv_bytes(cache: Cache) -> int:
+    """Bytes of the keys and values that a cache holds."""
+    return sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
