@@ -6,6 +6,7 @@ python -m training.data --vae runs/vae/vae --out runs/latents.npz -n 30000
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def make_latents(vae: AutoencoderKL, n: int, first_seed: int, split: str = "trai
     vae = vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
     chunks = [range(i, min(i + 256, first_seed + n)) for i in range(first_seed, first_seed + n, 256)]
     latents, captions = [], []
-    with ProcessPoolExecutor(max_workers=1) as pool:  # renders while this process encodes
+    # Renders while this process encodes. Not forked: a fork of a process with threads may deadlock.
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         for images, texts in tqdm(pool.map(_render, chunks, [split] * len(chunks)), total=len(chunks), desc="latents"):
             pixels = to_pixels(images).to(device).contiguous(memory_format=torch.channels_last)
             mean = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])  # 16 stay in a CPU's cache
