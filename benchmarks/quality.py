@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from evaluators import Context, load_evaluator
+from evaluators import Context
 from guidance import SCHEDULES, GreedySearch, Schedule
 from pipelines import TinyWorldPipeline
 from tinyworld import WEIGHTS
@@ -56,7 +56,7 @@ def run(
 ) -> dict:
     """Generates an image per prompt and seed. Returns ``correct``, ``score``, ``clip`` and ``scale`` per image (in
     prompt-major order) and the uint8 images ``(n, 64, 64, 3)``."""
-    clip = load_evaluator("clip", WEIGHTS / "clip")
+    clip = pipe.guidance.evaluators["clip"]
     rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
     result: dict = {"correct": [], "score": [], "clip": [], "scale": []}
     images = []

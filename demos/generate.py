@@ -107,7 +107,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
     from evaluators import load_evaluator
     from guidance import SCHEDULES, GreedySearch
-    from pipelines import TinyWorldPipeline
+    from pipelines.tinyworld import default_guidance
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
         library.utils.logging.disable_progress_bar()
@@ -119,7 +119,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     panel = [load_evaluator(name, path or tinyworld.WEIGHTS / name) for name, path in (args.evaluators or {}).items()]
     settings: dict[str, Any] = {}
     if args.model is None:
-        default = TinyWorldPipeline.from_pretrained(folder).guidance
+        default = default_guidance()
         panel = panel or list(default.evaluators.values())
         settings = {key: getattr(default, key) for key in ("scales", "start", "stop", "every")}
         settings["weights"] = {e.name: default.weights[e.name] for e in panel if e.name in default.weights}

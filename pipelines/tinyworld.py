@@ -13,6 +13,13 @@ SCALES = (2.0, 3.5, 5.0, 7.0, 10.0, 14.0)
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 
 
+def default_guidance() -> GreedySearch:
+    """The search that guides the embedded model, with all its evaluators."""
+    panel = [load_evaluator(name, WEIGHTS / name) for name in EVALUATORS]
+    # Every second step: this denoiser is so small that evaluators are no trifle beside it.
+    return GreedySearch(panel, SCALES, weights=WEIGHT, every=2)
+
+
 class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
     """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by all its evaluators."""
 
@@ -21,7 +28,5 @@ class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
         cls, pretrained_model_name_or_path: str | Path = WEIGHTS / "text_to_image", **kwargs: Any
     ) -> "TinyWorldPipeline":
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        panel = [load_evaluator(name, WEIGHTS / name) for name in EVALUATORS]
-        # Every second step: this denoiser is so small that evaluators are no trifle beside it.
-        pipe.guidance = GreedySearch(panel, SCALES, weights=WEIGHT, every=2)
+        pipe.guidance = default_guidance()
         return pipe
