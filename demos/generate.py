@@ -105,7 +105,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from evaluators import load_evaluator
+    from evaluators import load_evaluators
     from guidance import SCHEDULES, GreedySearch
     from pipelines.tinyworld import default_guidance
 
@@ -116,7 +116,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, args.dtype)).to(args.device)
     if args.guidance != "dynamic":
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
-    panel = [load_evaluator(name, path or tinyworld.WEIGHTS / name) for name, path in (args.evaluators or {}).items()]
+    panel = load_evaluators({k: v or tinyworld.WEIGHTS / k for k, v in (args.evaluators or {}).items()})
     settings: dict[str, Any] = {}
     if args.model is None:
         default = default_guidance()

@@ -1,11 +1,16 @@
 """Evaluators score: each takes candidates and a context and returns ``(batch, candidates)``, higher is better."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, score
 from .clip import LatentCLIP
 from .combine import combine
+from .counting import LatentCounting
 from .discriminator import LatentDiscriminator
+from .head import CLIPHead
+from .reward import LatentReward
+from .text import LatentTextRendering
 from .token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from .token_baselines import RandomTokens, UniformTokens
 from .token_diversity import Diversity
@@ -14,7 +19,13 @@ from .token_similarity import InstructionSimilarity
 from .token_transition import TokenTransition
 from .tokens import TokenContext, TokenEvaluator, as_token_evaluator, combine_tokens
 
-EVALUATORS = {"clip": LatentCLIP, "discriminator": LatentDiscriminator}
+EVALUATORS = {
+    "clip": LatentCLIP,
+    "discriminator": LatentDiscriminator,
+    "reward": LatentReward,
+    "text": LatentTextRendering,
+    "counting": LatentCounting,
+}
 TOKEN_EVALUATORS = {
     "transition": TokenTransition,
     "instruction": InstructionAttention,
@@ -28,23 +39,34 @@ TOKEN_EVALUATORS = {
 }
 
 
-def load_evaluator(name: str, folder: str | Path) -> Evaluator:
-    """Loads the evaluator registered as `name` from its folder (or hub id).
+def load_evaluator(name: str, folder: str | Path, clip: LatentCLIP | None = None) -> Evaluator:
+    """Loads the evaluator registered as `name` from its folder (or hub id). A head on a latent CLIP takes that `clip`,
+    by default the one in the folder ``clip`` beside its own.
 
     Raises:
-        ValueError: no evaluator has this name, or the folder holds another one.
+        ValueError: no evaluator has this name, or the folder holds another one, or the head belongs to another CLIP.
     """
     if name not in EVALUATORS:
         raise ValueError(f"`evaluators` names {name!r}, which is unknown; there are {', '.join(sorted(EVALUATORS))}.")
     cls = EVALUATORS[name]
     if (held := cls.load_config(folder).get("_class_name")) != cls.__name__:
         raise ValueError(f"`evaluators` wants a {cls.__name__} for {name!r}, and {str(folder)!r} holds a {held}.")
-    return cls.from_pretrained(folder).eval()
+    if not issubclass(cls, CLIPHead):
+        return cls.from_pretrained(folder).eval()
+    clip = clip or load_evaluator("clip", Path(folder).parent / "clip")
+    return cls.from_pretrained(folder, clip=clip).eval()
+
+
+def load_evaluators(folders: Mapping[str, str | Path]) -> list[Evaluator]:
+    """Loads a panel, name to folder (or hub id); its heads share its CLIP. See `load_evaluator`."""
+    clip = load_evaluator("clip", folders["clip"]) if "clip" in folders else None
+    return [clip if name == "clip" else load_evaluator(name, folder, clip) for name, folder in folders.items()]
 
 
 __all__ = [
     "EVALUATORS",
     "TOKEN_EVALUATORS",
+    "CLIPHead",
     "Calibration",
     "ClassTokenAttention",
     "Context",
@@ -55,7 +77,10 @@ __all__ = [
     "InstructionSimilarity",
     "LastTokenAttention",
     "LatentCLIP",
+    "LatentCounting",
     "LatentDiscriminator",
+    "LatentReward",
+    "LatentTextRendering",
     "RandomTokens",
     "TokenContext",
     "TokenEvaluator",
@@ -67,5 +92,6 @@ __all__ = [
     "combine",
     "combine_tokens",
     "load_evaluator",
+    "load_evaluators",
     "score",
 ]

@@ -1,5 +1,6 @@
 """Latent CLIP: how well does a noisy latent match the prompt?"""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class LatentCLIP(LatentEvaluator):
         self.logit_scale = nn.Parameter(torch.tensor(2.0))
         self.tokenizer: CLIPTokenizer | None = None
         self._encoded: tuple[tuple, torch.Tensor] | None = None
+        self._seen: tuple[weakref.ref, float, torch.Tensor] | None = None
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         super().save_pretrained(save_directory, **kwargs)
@@ -70,11 +72,20 @@ class LatentCLIP(LatentEvaluator):
             self._encoded = key, self.encode_ids(ids.to(self.device))
         return self._encoded[1]
 
+    def features(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+        """What the image tower sees before its last layers, ``(batch, candidates, dim)``. Remembered for the last
+        candidates: the heads on this CLIP (`evaluators.head`) read the same."""
+        seen = self._seen
+        if self.training or seen is None or seen[0]() is not candidates or seen[1] != context.noise_level:
+            pooled = self.trunk.pooled(*self.flat(candidates, context)).unflatten(0, candidates.shape[:2])
+            self._seen = seen = weakref.ref(candidates), context.noise_level, pooled
+        return seen[2]
+
     def train(self, mode: bool = True) -> "LatentCLIP":
-        self._encoded = None  # the weights are about to change, or have
+        self._encoded = self._seen = None  # the weights are about to change, or have
         return super().train(mode)
 
     def forward(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
-        image = self.encode_latents(*self.flat(candidates, context)).unflatten(0, candidates.shape[:2])
+        image = F.normalize(self.trunk.head(self.features(candidates, context)), dim=-1)
         text = self.encode_text(context.prompt)
         return self.logit_scale.exp() * torch.einsum("bkd,bd->bk", image, text)

@@ -49,7 +49,8 @@ class LatentTrunk(nn.Module):
         self.norm = nn.GroupNorm(8, second)
         self.head = nn.Sequential(nn.Linear(16 * second, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
+    def pooled(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
+        """What the head reads, ``(n, 16 · channels[1])``."""
         embedding = noise_embedding(noise_level, self.embedding)
         x = self.patch(latents.contiguous(memory_format=torch.channels_last))
         for block in self.fine:
@@ -57,4 +58,7 @@ class LatentTrunk(nn.Module):
         x = self.down(x)
         for block in self.coarse:
             x = block(x, embedding)
-        return self.head(F.adaptive_avg_pool2d(F.silu(self.norm(x)), 4).flatten(1))
+        return F.adaptive_avg_pool2d(F.silu(self.norm(x)), 4).flatten(1)
+
+    def forward(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pooled(latents, noise_level))

@@ -61,7 +61,7 @@ class GreedySearch(Panel):
         """The scale of every row ``(batch,)``, `None` to leave the pipeline's own, and its reasons, for the trace.
 
         A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:
-        no evaluator has a weight at this noise level, or a row has no finite score.
+        no evaluator has a weight at this noise level, or a row has no finite score or the same for every candidate.
         """
         if not self.start <= step.progress <= self.stop:
             return None, {}
@@ -77,4 +77,5 @@ class GreedySearch(Panel):
             return None, record
         best = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
         chosen = torch.tensor(self.scales, device=best.device)[best]
-        return torch.where(total.isnan().all(dim=1), step.own_scale, chosen), record
+        told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
+        return torch.where(told, chosen, step.own_scale), record

@@ -3,25 +3,26 @@
 from pathlib import Path
 from typing import Any
 
-from evaluators import EVALUATORS, load_evaluator
+from evaluators import load_evaluators
 from guidance import GreedySearch
 from tinyworld import WEIGHTS
 
 from .stable_diffusion import DynamicGuidanceStableDiffusionPipeline
 
+PANEL = ("clip", "discriminator")
 SCALES = (2.0, 3.5, 5.0, 7.0, 10.0, 14.0)
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 
 
 def default_guidance() -> GreedySearch:
-    """The search that guides the embedded model, with all its evaluators."""
-    panel = [load_evaluator(name, WEIGHTS / name) for name in EVALUATORS]
+    """The search that guides the embedded model."""
+    panel = load_evaluators({name: WEIGHTS / name for name in PANEL})
     # Every second step: this denoiser is so small that evaluators are no trifle beside it.
     return GreedySearch(panel, SCALES, weights=WEIGHT, every=2)
 
 
 class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
-    """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by all its evaluators."""
+    """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by `default_guidance`."""
 
     @classmethod
     def from_pretrained(

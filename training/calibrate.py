@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from evaluators import Calibration, Evaluator, load_evaluator
+from evaluators import Calibration, Evaluator, load_evaluators
 from guidance import SCALES, GreedySearch
 from pipelines import guide
 from tinyworld.captions import caption, sample_spec
@@ -40,9 +40,9 @@ def spreads(
             )
         for step in traces[-1].steps:
             for name, scores in step["scores"].items():
-                found.setdefault(name, []).append(
-                    (step["noise_levels"][name], float(scores.std(1, correction=0).mean()))
-                )
+                spread = scores.std(1, correction=0)
+                if (asked := spread > 0).any():  # a specialist is silent on the other rows
+                    found.setdefault(name, []).append((step["noise_levels"][name], float(spread[asked].mean())))
     return found
 
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folders = dict(item.split("=", 1) for item in args.evaluators)
     pipe = DiffusionPipeline.from_pretrained(args.model)
-    evaluators = [load_evaluator(name, folder) for name, folder in folders.items()]
+    evaluators = load_evaluators(folders)
     found = spreads(pipe, evaluators, validation_prompts(args.prompts, 0), tuple(args.scales), args.steps)
     for evaluator in evaluators:
         old, rows = evaluator.calibration, sorted(found[evaluator.name])

@@ -5,6 +5,8 @@ import torch
 
 from .train_text_to_image import scheduler
 
+LEVELS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)  # where evaluators are measured
+
 
 def noise_levels(n: int, rng: np.random.Generator) -> torch.Tensor:
     """``(n,)`` noise shares: those of stratified uniform timesteps of the training schedule, in random order."""

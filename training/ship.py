@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-from evaluators import EVALUATORS
+from evaluators import load_evaluator
 from tinyworld import WEIGHTS
 from tinyworld.features import PixelClassifier
 
@@ -20,6 +20,9 @@ ABOUT = {
     "text encoder and tokenizer, `UNet2DConditionModel`, v-prediction) that draws 64×64 tinyworld scenes.",
     "clip": "Latent CLIP: scores noisy latents of the embedded VAE against a prompt.",
     "discriminator": "Latent discriminator: tells noisy latents of real pictures from those on sampling trajectories.",
+    "reward": "Reward: which of two pictures would be preferred for a prompt? A head on the features of latent CLIP.",
+    "text": "Text rendering: do the drawn letters spell the quoted word? A head on the features of latent CLIP.",
+    "counting": "Counting: are there as many as the prompt says? A head on the features of latent CLIP.",
     "features": "Pixel classifier whose features the Fréchet distance is measured on; no part of guidance.",
 }
 DATA = (
@@ -45,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--only", nargs="+", choices=tuple(ABOUT), default=tuple(ABOUT))
     args = parser.parse_args(argv)
+    clip = load_evaluator("clip", args.runs / "clip" / "clip")
     for name in args.only:
         out = WEIGHTS / name
         shutil.rmtree(out, ignore_errors=True)
@@ -56,8 +60,12 @@ def main(argv: list[str] | None = None) -> None:
             config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
             reports = {p: json.loads((args.runs / p / "report.json").read_text()) for p in ("vae", name)}
         else:
-            cls = PixelClassifier if name == "features" else EVALUATORS[name]
-            cls.from_pretrained(args.runs / name / name).half().save_pretrained(out)
+            folder = args.runs / name / name
+            if name == "features":
+                model = PixelClassifier.from_pretrained(folder)
+            else:
+                model = load_evaluator(name, folder, clip)
+            model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         (out / "README.md").write_text(card(name, reports))
         size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

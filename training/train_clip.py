@@ -14,15 +14,13 @@ from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
 from evaluators import Calibration, LatentCLIP
-from tinyworld.captions import caption
+from tinyworld.captions import SceneSpec, caption, is_held_out
 from tinyworld.judge import wrong_spec
 
 from . import loop
 from .data import PARAPHRASES, Latents
-from .noise import add_noise, noise_levels
+from .noise import LEVELS, add_noise, noise_levels
 from .tokenizer import MAX_LENGTH, build_tokenizer
-
-LEVELS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)
 
 
 def build(in_channels: int, space: str) -> LatentCLIP:
@@ -47,10 +45,17 @@ def build(in_channels: int, space: str) -> LatentCLIP:
     return clip
 
 
-def wrong_captions(data: Latents, seed: int) -> np.ndarray:
-    """``(n, PARAPHRASES)`` captions that each get one thing wrong about their scene."""
+def wrong_captions(data: Latents, seed: int, split: str = "all") -> np.ndarray:
+    """``(n, PARAPHRASES)`` captions that each get one thing wrong about their scene. In training they are of the train
+    split: what is held out must not be known as something that is always wrong."""
     rng = np.random.default_rng(seed)
-    return np.array([[caption(wrong_spec(spec, rng), rng) for _ in range(PARAPHRASES)] for spec in data.specs()])
+
+    def wrong(spec: SceneSpec) -> str:
+        while is_held_out(other := wrong_spec(spec, rng)) and split == "train":
+            pass
+        return caption(other, rng)
+
+    return np.array([[wrong(spec) for _ in range(PARAPHRASES)] for spec in data.specs()])
 
 
 class Contrast(torch.nn.Module):
@@ -139,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         ids = clip.tokenizer(texts.ravel().tolist(), padding="max_length", truncation=True).input_ids
         return torch.tensor(ids, dtype=torch.int16).view(*texts.shape, -1)
 
-    right, wrong = tokenise(data.captions), tokenise(wrong_captions(data, args.seed))
+    right, wrong = tokenise(data.captions), tokenise(wrong_captions(data, args.seed, "train"))
 
     def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
