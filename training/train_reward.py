@@ -45,12 +45,12 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pairs: list[Pair]) -> torch.Tensor:
+def encode(vae: AutoencoderKL, pairs: list[Pair], folder: Path) -> torch.Tensor:
     """Latents of the chosen and the rejected picture of every pair, fp16 ``(n, 2, C, H, W)`` at unit variance."""
     latents = []
     for i in tqdm(range(0, len(pairs), 16), desc="encoding"):
         files = [file for pair in pairs[i : i + 16] for file in (pair.chosen, pair.rejected)]
-        pixels = to_pixels(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
+        pixels = to_pixels(np.stack([np.asarray(Image.open(folder / file).convert("RGB")) for file in files]))
         mean = vae.encode(pixels.to(vae.device)).latent_dist.mean
         latents.append((mean * vae.config.scaling_factor).half().cpu().unflatten(0, (-1, 2)))
     return torch.cat(latents)
@@ -64,21 +64,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clip", type=Path, required=True, help="folder of the trained latent CLIP, which is frozen")
     parser.add_argument("--vae", type=Path, required=True, help="folder of the AutoencoderKL")
     args = parser.parse_args(argv)
-    pairs = [pair for pair in read_pairs(args.pairs) if pair.question == args.question]
+    try:
+        pairs = [pair for pair in read_pairs(args.pairs) if pair.question == args.question]
+    except ValueError as error:
+        parser.error(str(error))
+    if len({pair.prompt for pair in pairs}) < 2:
+        parser.error(f"argument --pairs: {len(pairs)} votes on {args.question!r} are too few to train and to test")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clip = LatentCLIP.from_pretrained(args.clip).eval().requires_grad_(False).to(device)
     if clip.space != "noisy":
         parser.error(f"argument --clip: must read noisy latents, {str(args.clip)!r} reads {clip.space} ones")
-    latents = encode(AutoencoderKL.from_pretrained(args.vae).eval().to(device), pairs)
+    latents = encode(AutoencoderKL.from_pretrained(args.vae).eval().to(device), pairs, args.pairs.parent)
     # A prompt is on one side only: the pairs held out are of prompts that were never trained on.
     prompts = sorted({pair.prompt for pair in pairs})
     held_out = set(np.random.default_rng(args.seed).permutation(prompts)[: max(1, len(prompts) // 6)].tolist())
     train = np.array([i for i, pair in enumerate(pairs) if pair.prompt not in held_out])
     test = np.array([i for i, pair in enumerate(pairs) if pair.prompt in held_out and not pair.tie])
     if not len(train) or not len(test):
-        parser.error(f"argument --pairs: {len(pairs)} pairs on {args.question!r} are too few to train and to test")
+        parser.error(f"argument --pairs: {len(pairs)} votes on {args.question!r} are too few to train and to test")
     torch.manual_seed(args.seed)
-    reward = LatentReward(features=clip.trunk.head[0].in_features).read(clip).to(device)
+    reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim).read(clip).to(device)
 
     def noisy(rows: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Features of both pictures of the pairs `rows`, each with its own noise of the pair's level."""

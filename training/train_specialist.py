@@ -139,8 +139,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"argument --clip: must read noisy latents, {str(args.clip)!r} reads {clip.space} ones")
     clip.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
-    cls = LatentCounting if args.specialist == "counting" else LatentTextRendering
-    head = cls(features=clip.trunk.head[0].in_features).read(clip).to(clip.device)
+    features = clip.trunk.head[0].in_features
+    if args.specialist == "counting":
+        head = LatentCounting(features, text_dim=clip.config.dim)
+    else:
+        head = LatentTextRendering(features)
+    head.read(clip).to(clip.device)
     rows = asked_rows(head, data)
     if not len(rows):
         parser.error(f"argument --data: no caption asks for {args.specialist}")
