@@ -81,6 +81,12 @@ def unpack_latents(pipe: DiffusionPipeline, latents: torch.Tensor, size: tuple[i
     return latents
 
 
+def step_kwargs(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a pipeline passes to ``scheduler.step`` after the latents, by name."""
+    names = list(inspect.signature(stock).parameters)[3:]
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
 class _Host:
     """The patches on one pipeline and the state of the call in progress."""
 
@@ -262,10 +268,10 @@ class _Host:
             )
             self.traces.append(self.sampling.trace)
         skipped, self.skipped = self.skipped, None
-        names = list(inspect.signature(stock).parameters)[3:]
-        step_kwargs = dict(zip(names, args, strict=False)) | kwargs
         self.run_whole()
-        output = self.sampling.step(stock, model_output, timestep, sample, step_kwargs, predictions, skipped)
+        output = self.sampling.step(
+            stock, model_output, timestep, sample, step_kwargs(stock, args, kwargs), predictions, skipped
+        )
         if self.sampling.skip is not None:
             self.undo_forward = [patch(denoiser, "forward", self.on_forward) for denoiser in self.denoisers]
         return output
