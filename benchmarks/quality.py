@@ -1,38 +1,43 @@
-"""How right are the pictures? Dynamic guidance against every fixed schedule, on the same prompts and the same noise.
+"""How right are the pictures? Dynamic guidance against its rivals, on the same prompts and the same noise.
 
-    python -m benchmarks.quality --json [--quick] [--prompts FILE] [--work DIR] > results.json
+    python -m benchmarks.quality --json [--quick] [--prompts FILE] [--work DIR] [--ablations] > results.json
 
-The judge (`tinyworld.judge`, classical vision) and the Fréchet distance's classifier never take part in guidance. Fixed
-schedules are swept and the best static scale is chosen *on the prompts reported*, which favours the baseline.
+The judge (`tinyworld.judge`, classical vision) and the Fréchet distance's classifier never take part in guidance.
+Static scales are reported in full and the best of them is chosen *on the prompts reported*, which favours the baseline.
+Every other family (`benchmarks.rivals`) is tuned on captions of the training split, and the best of it there is
+reported; with ``--quick`` there are only the schedules, untuned. ``clip_score`` is by the evaluator that guides: it
+tells how far the search got what it looked for.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from evaluators import Context
-from guidance import SCHEDULES, GreedySearch, Schedule
-from pipelines import TinyWorldPipeline
+from guidance import GreedySearch
+from pipelines import TinyWorldPipeline, best_of
 from tinyworld import WEIGHTS
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
-from tinyworld.features import PixelClassifier
 from tinyworld.judge import judge
-from tinyworld.scenes import make_scene
+from training.calibrate import validation_prompts
 from training.loop import hardware
 
+from . import rivals
+from .metrics import Features, best_per_category, by_category, paired_bootstrap, per_step, real_images, win_rate
 from .provenance import commit
+from .rivals import STEPS, Method
 
-STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
-SHAPED = (3.0, 4.5, 6.0, 8.0)
 BATCH = 32
-STEPS = 20
+VALIDATION_SEED = 1  # 0 is that of the calibration
 
 
 def held_out_prompts(n: int, seed: int = 0) -> list[str]:
@@ -41,131 +46,187 @@ def held_out_prompts(n: int, seed: int = 0) -> list[str]:
     return [caption(sample_spec(rng, "test", CATEGORIES[i % len(CATEGORIES)]), rng) for i in range(n)]
 
 
-def methods(pipe: TinyWorldPipeline, quick: bool) -> dict[str, GreedySearch | Schedule]:
-    """Every method by name, e.g. ``static:6``."""
-    table: dict[str, GreedySearch | Schedule] = {"dynamic": pipe.guidance}
-    for name, schedule in SCHEDULES.items():
-        scales = (STATIC[1::2] if quick else STATIC) if name == "static" else (SHAPED[2:3] if quick else SHAPED)
-        table |= {f"{name}:{scale:g}": schedule(scale) for scale in scales}
-    return table
+# ---------------------------------------------------------------------------------------------------- making images
+
+
+def run(
+    pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None = None
+) -> dict[str, np.ndarray]:
+    """An image per prompt and seed, in prompt-major order; batches are kept in `folder` and read from there.
+
+    Returns:
+        Per image ``correct``, ``score``, ``clip``, ``nfe``, ``scale`` and ``timestep`` ``(images, steps)``, and the
+        uint8 ``images`` ``(images, 64, 64, 3)``.
+    """
+    rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
+    size = max(1, BATCH // method.n)
+    parts = []
+    for start in range(0, len(rows), size):
+        file = None if folder is None else folder / f"{start:05d}.npz"
+        parts.append(finished(file, lambda at=start: make(pipe, method, rows[at : at + size])))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 @torch.no_grad()
-def run(
-    pipe: TinyWorldPipeline, guidance: GreedySearch | Schedule, prompts: Sequence[str], seeds: Sequence[int]
-) -> dict:
-    """Generates an image per prompt and seed. Returns ``correct``, ``score``, ``clip`` and ``scale`` per image (in
-    prompt-major order) and the uint8 images ``(n, 64, 64, 3)``."""
-    clip = pipe.guidance.evaluators["clip"]
-    rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
-    result: dict = {"correct": [], "score": [], "clip": [], "scale": []}
-    images = []
-    for start in range(0, len(rows), BATCH):
-        texts, noise = zip(*rows[start : start + BATCH], strict=True)
-        latents = pipe(
-            list(texts),
-            num_inference_steps=STEPS,
-            generator=[torch.Generator().manual_seed(s) for s in noise],
-            guidance=guidance,
-            output_type="latent",
-        )
-        result["clip"] += clip(latents.images[:, None], Context(list(texts), 0.0, 0.0))[:, 0].tolist()
-        result["scale"] += latents.guidance_trace.scales.T.tolist()
-        pixels = pipe.vae.decode(latents.images / pipe.vae.config.scaling_factor).sample
-        batch = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        images.append(batch)
-        verdicts = [judge(image, text) for image, text in zip(batch, texts, strict=True)]
-        result["correct"] += [int(v.correct) for v in verdicts]
-        result["score"] += [v.score for v in verdicts]
-    return result | {"images": np.concatenate(images)}
+def make(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
+    """One batch of `run`: prompts and the seeds of their noise. The first of a method's n images has the noise that
+    those of other methods have."""
+    search: GreedySearch = pipe.guidance
+    texts, n = [text for text, _ in rows], method.n
+    call = {
+        "num_inference_steps": method.steps,
+        "generator": [torch.Generator().manual_seed(seed + 500_009 * k) for _, seed in rows for k in range(n)],
+        "guidance": method.guidance,
+        "output_type": "latent",
+    } | method.options
+    kept = torch.arange(len(rows)) * n
+    if method.best:
+        best = best_of(pipe, texts, n, list(search.evaluators.values()), search.weights, **call)
+        latents, kept = best.images, kept + best.chosen
+    else:
+        latents = pipe(texts, num_images_per_prompt=n, **call).images[::n]
+    trace = pipe.guidance_trace
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.cpu()
+    images = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    verdicts = [judge(image, text) for image, text in zip(images, texts, strict=True)]
+    scores = search.evaluators["clip"](latents[:, None], Context(texts, 0.0, 0.0))
+    return {
+        "correct": np.array([int(v.correct) for v in verdicts]),
+        "score": np.array([v.score for v in verdicts]),
+        "clip": scores[:, 0].cpu().numpy(),
+        "nfe": trace.nfe.view(-1, n).sum(1).numpy(),
+        "scale": np.stack([trace.sample(int(row)).scales[:, 0].numpy() for row in kept]),
+        "timestep": np.tile([step["timestep"] for step in trace.steps], (len(rows), 1)),
+        "images": images,
+    }
 
 
-def frechet_distance(images: np.ndarray, real: torch.Tensor) -> float:
-    """torchmetrics' Fréchet distance on the features of `tinyworld.features`."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    feature = PixelClassifier.from_pretrained(WEIGHTS / "features").eval()
-    metric = FrechetInceptionDistance(feature=feature, normalize=False, input_img_size=(3, 64, 64))
-    metric.update(real, real=True)
-    metric.update(torch.from_numpy(images).permute(0, 3, 1, 2), real=False)
-    return round(float(metric.compute()), 4)
-
-
-def paired_bootstrap(difference: np.ndarray, repeats: int = 10_000) -> dict[str, float]:
-    """Mean of ``(prompts, seeds)`` differences with the 95 % interval over resampled prompts."""
-    rng = np.random.default_rng(0)
-    per_prompt = difference.mean(1)
-    means = per_prompt[rng.integers(len(per_prompt), size=(repeats, len(per_prompt)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {"mean": round(float(per_prompt.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+def finished(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """What `make` returns, kept in (and read from) `file`."""
+    if file is None:
+        return make()
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".tmp.npz")
+        np.savez(partial, **make())
+        partial.rename(file)
+    with np.load(file) as stored:
+        return {key: stored[key] for key in stored.files}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer prompts and scales; within 8 minutes on 2 cores")
-    parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
-    parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
-    parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
-    parser.add_argument("--work", type=Path, help="folder that keeps finished methods; a second run goes on from there")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    args = parser.parse_args(argv)
-    try:
-        prompts = read_prompts(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    started = time.monotonic()
-    pipe = TinyWorldPipeline.from_pretrained()
-    pipe.set_progress_bar_config(disable=True)
-    seeds = range(args.seeds)
-    real = torch.from_numpy(
-        np.stack([make_scene(5_000_000 + i, "test").image for i in range(600 if args.quick else 2000)])
-    )
-    real = real.permute(0, 3, 1, 2)
-    report: dict = {"methods": {}}
-    correct: dict[str, np.ndarray] = {}
-    categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
-    bar = tqdm(methods(pipe, args.quick).items())
-    for name, guidance in bar:
-        bar.set_description(name)
-        result = finished(args.work, name, lambda g=guidance: run(pipe, g, prompts, seeds))
-        right = np.array(result["correct"])
-        correct[name] = right.reshape(len(prompts), args.seeds)
-        scale = np.array(result["scale"])
-        report["methods"][name] = {
-            "accuracy": round(float(right.mean()), 4),
-            "categories": {c: round(float(right[categories == c].mean()), 4) for c in CATEGORIES if c in categories},
-            "score": round(float(np.mean(result["score"])), 4),
-            "frechet_distance": frechet_distance(result["images"], real),
-            "clip_score": round(float(np.mean(result["clip"])), 3),
-            "scale": {"mean": round(float(scale.mean()), 3), "per_step": scale.mean(0).round(2).tolist()},
+# -------------------------------------------------------------------------------------------------------- reporting
+
+
+def tune(
+    pipe: TinyWorldPipeline, grid: dict[str, Method], prompts: Sequence[str], work: Path | None
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """The name of the method that is right most often, the judge's score deciding between equals, and all of them."""
+    table = {}
+    for name, method in grid.items():
+        result = run(pipe, method, prompts, range(1), folder(work, "validation", name))
+        table[name] = {
+            key: round(float(result[k].mean()), 4) for key, k in (("accuracy", "correct"), ("score", "score"))
         }
-    static = {name: m["accuracy"] for name, m in report["methods"].items() if name.startswith("static:")}
-    best = max(static, key=static.get)
-    report |= {
+    return max(table, key=lambda name: (table[name]["accuracy"], table[name]["score"])), table
+
+
+def summary(
+    result: dict[str, np.ndarray],
+    best: dict[str, np.ndarray],
+    categories: Sequence[str],
+    seeds: int,
+    features: Features,
+) -> dict[str, Any]:
+    """What is reported of a method; `best` is the result of the best static scale."""
+    paired = lambda r, key: r[key].reshape(-1, seeds).astype(float)  # noqa: E731
+    return {
+        "accuracy": round(float(result["correct"].mean()), 4),
+        "categories": by_category(result["correct"], categories, CATEGORIES),
+        "score": round(float(result["score"].mean()), 4),
+        "minus_best_static": paired_bootstrap(paired(result, "correct") - paired(best, "correct")),
+        "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
+        "frechet_distance": features.frechet_distance(result["images"]),
+        "diversity": features.diversity(result["images"], seeds),
+        "clip_score": round(float(result["clip"].mean()), 3),
+        "nfe": round(float(result["nfe"].mean()), 2),
+        "scale": {
+            "mean": round(float(result["scale"].mean()), 3),
+            "per_step": result["scale"].mean(0).round(2).tolist(),
+            "per_category": per_step(result["scale"], categories, CATEGORIES),
+        },
+    }
+
+
+def folder(work: Path | None, *names: str) -> Path | None:
+    """Where the batches of a method are kept."""
+    return None if work is None else work.joinpath(*(name.replace(":", "_") for name in names))
+
+
+def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
+    """The search, as JSON."""
+    search = pipe.guidance
+    values = {k: v for k, v in vars(search).items() if k != "evaluators"} | {"evaluators": list(search.evaluators)}
+    calibration = {name: e.calibration and vars(e.calibration) for name, e in search.evaluators.items()}
+    return json.loads(json.dumps(values | {"calibration": calibration}))
+
+
+def claim(work: Path, **values: Any) -> None:
+    """Binds a folder to what its results depend on; ValueError where it holds results of something else."""
+    file, digest = work / "settings.json", hashlib.sha256()
+    for path in sorted(p for p in WEIGHTS.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.read_bytes())
+    values = values | {"weights": digest.hexdigest()}
+    work.mkdir(parents=True, exist_ok=True)
+    if file.exists() and json.loads(file.read_text()) != values:
+        raise ValueError(f"`--work` {str(work)!r} holds results of other prompts, settings or weights; give another.")
+    file.write_text(json.dumps(values))
+
+
+def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that ``--json`` prints."""
+    started = time.monotonic()
+    search, validation = pipe.guidance, validation_prompts(args.validation, VALIDATION_SEED)
+    methods, tuned = rivals.ours(search, args.quick) | rivals.static(args.quick), {}
+    if args.quick:
+        methods |= rivals.quick_rivals()
+    else:
+        bar = tqdm(rivals.families(search).items())
+        for name, grid in bar:
+            bar.set_description(f"tuning {name}")
+            chosen, tuned[name] = tune(pipe, grid, validation, args.work)
+            methods[chosen] = grid[chosen]
+    if args.ablations:
+        methods |= rivals.ablations(search)
+    results, bar = {}, tqdm(methods.items())
+    for name, method in bar:
+        bar.set_description(name)
+        results[name] = run(pipe, method, prompts, range(args.seeds), folder(args.work, "test", name))
+    categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
+    static = {name: results[name]["correct"] for name in rivals.static(args.quick)}
+    best = max(static, key=lambda name: static[name].mean())
+    features = Features(real_images(600 if args.quick else 2000))
+    table = {name: summary(r, results[best], categories, args.seeds, features) for name, r in results.items()}
+    return {
+        "methods": {name: row for name, row in table.items() if not name.startswith("ablation:")},
+        "ablations": {name: row for name, row in table.items() if name.startswith("ablation:")},
         "best_static": best,
-        "dynamic_minus_best_static": paired_bootstrap(correct["dynamic"] - correct[best]),
+        "best_static_per_category": best_per_category(static, categories, CATEGORIES),
+        "dynamic_minus_best_static": table["dynamic"]["minus_best_static"],
+        "validation": tuned,
         "prompts": len(prompts),
         "seeds": args.seeds,
         "steps": STEPS,
-        "search": {k: v for k, v in vars(pipe.guidance).items() if k != "evaluators"}
-        | {"evaluators": list(pipe.guidance.evaluators)},
+        "timesteps": results["dynamic"]["timestep"][0].tolist(),
+        "search": settings(pipe),
         "hardware": hardware(),
         "commit": commit(),
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
-    if args.json:
-        print(json.dumps(report, indent=1))
-    else:
-        for name, m in sorted(report["methods"].items(), key=lambda item: -item[1]["accuracy"]):
-            print(f"{name:14} accuracy {m['accuracy']:.3f}  Fréchet {m['frechet_distance']:8.3f}  {m['categories']}")
-        print(f"dynamic - {best}: {report['dynamic_minus_best_static']}")
-    return 0
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """The captions to evaluate; ValueError where they cannot be."""
-    for name in ("n", "seeds"):
+    """The captions to evaluate; ValueError where they cannot be, or another argument is wrong."""
+    for name in ("n", "seeds", "validation"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
     if args.prompts is None:
@@ -180,18 +241,37 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def finished(work: Path | None, name: str, make) -> dict:
-    """What `make` returns, kept in (and read from) ``work/name.npz``."""
-    if work is None:
-        return make()
-    file = work / f"{name.replace(':', '_')}.npz"
-    if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".tmp.npz")
-        np.savez(partial, **{k: np.asarray(v) for k, v in make().items()})
-        partial.rename(file)
-    with np.load(file) as stored:
-        return {k: stored[k] for k in stored.files}
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
+    parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
+    parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
+    parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
+    parser.add_argument("--validation", type=int, default=120, help="captions that rivals are tuned on")
+    parser.add_argument("--ablations", action="store_true", help="the search with one thing changed, too")
+    parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    args = parser.parse_args(argv)
+    try:
+        prompts = read_prompts(args)
+        pipe = TinyWorldPipeline.from_pretrained().to(args.device)
+        if args.work is not None:
+            n = args.validation
+            claim(args.work, prompts=prompts, seeds=args.seeds, validation=n, steps=STEPS, search=settings(pipe))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    pipe.set_progress_bar_config(disable=True)
+    report = evaluate(pipe, prompts, args)
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    for name, row in sorted((report["methods"] | report["ablations"]).items(), key=lambda item: -item[1]["accuracy"]):
+        figures = f"accuracy {row['accuracy']:.3f}  Fréchet {row['frechet_distance']:8.3f}  NFE {row['nfe']:5.1f}"
+        print(f"{name:28} {figures}  {row['categories']}")
+    print(f"dynamic - {report['best_static']}: {report['dynamic_minus_best_static']}")
+    return 0
 
 
 if __name__ == "__main__":

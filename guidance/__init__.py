@@ -1,5 +1,7 @@
 """Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
 
+from .beam import BeamSearch
+from .budget import Budget
 from .feynman_kac import FeynmanKac
 from .guiders import GUIDERS, Guider
 from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
@@ -22,6 +24,8 @@ __all__ = [
     "SCALES",
     "SCHEDULES",
     "TOKEN_PRESETS",
+    "BeamSearch",
+    "Budget",
     "Cosine",
     "Decision",
     "DenoisingStep",

@@ -81,14 +81,7 @@ class FeynmanKac(Panel):
 
     def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
         """As `Panel.check`; ValueError also where the batch is not made of groups of `particles` with one prompt."""
-        groups = range(0, len(sample), self.particles)
-        one_prompt = prompt is None or all(len(set(prompt[i : i + self.particles])) == 1 for i in groups)
-        if len(sample) % self.particles or not one_prompt:
-            raise ValueError(
-                f"`particles` is {self.particles}, and the {len(sample)} images are not that many of each prompt: pass "
-                f"`num_images_per_prompt={self.particles}`."
-            )
-        super().check(sample, prompt)
+        self.check_groups("particles", self.particles, sample, prompt)
 
     def decide(self, step: DenoisingStep) -> Decision:
         """The pipeline's own prediction, and the rows ``(batch,)`` that go on."""
@@ -100,8 +93,7 @@ class FeynmanKac(Panel):
             self.log_weight, self.log_spent = torch.zeros(2, *shape, device=step.sample.device)
             self.reward = torch.full(shape, 0.0 if self.potential == "difference" else -math.inf).to(step.sample.device)
         last = step.index == step.num_steps - 1
-        offset = step.index - math.ceil(self.start * max(1, step.num_steps - 1))
-        if not last and (offset % self.every or not self.start <= step.progress <= self.stop):
+        if not last and (step.since(self.start) % self.every or not self.start <= step.progress <= self.stop):
             return Decision(None, {})
         reward, record = self.ask(
             lambda space: step.candidates((step.own_scale,), space).squeeze(1).unflatten(0, shape),

@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
-from .step import DenoisingStep
+from .step import Decision, DenoisingStep
 
 
 def check_scale(name: str, value: float) -> float:
@@ -34,9 +32,11 @@ class Schedule:
         """The scale at `progress` in [0, 1]."""
         raise NotImplementedError
 
-    def decide(self, step: DenoisingStep) -> tuple[torch.Tensor, dict]:
-        """The scale of every row, ``(batch,)``."""
-        return step.full(self.at(step.progress)), {}
+    def decide(self, step: DenoisingStep) -> Decision:
+        """The scale of every row, ``(batch,)``; the unconditional pass is left out where that is 1."""
+        following = self.at(min(1.0, (step.index + 1) / max(1, step.num_steps - 1)))
+        skip = step.full(1.0).bool() if following == 1 else None
+        return Decision(step.full(self.at(step.progress)), {}, skip=skip)
 
 
 class Static(Schedule):
@@ -48,7 +48,8 @@ class Static(Schedule):
 
 @dataclass(frozen=True)
 class Interval(Schedule):
-    """`guidance_scale` between `start` and `stop` of the steps, no guidance (1) elsewhere (arXiv 2404.07724)."""
+    """`guidance_scale` between `start` and `stop` of the steps, no guidance (1) elsewhere (arXiv 2404.07724), which
+    saves the unconditional pass there but for the first step."""
 
     start: float = 0.15
     stop: float = 0.8
@@ -77,11 +78,11 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """C²FG (arXiv 2603.08155): decays as ``exp(-rate · t)`` in diffusion time ``t = 1 - progress``, so rises while
-    sampling; `guidance_scale` is the mean over `progress`. The last step's scale, the largest, is
-    ``guidance_scale · rate / (1 - exp(-rate))``.
+    """C²FG (arXiv 2603.08155): ``ω exp(rate · (1 - t))`` with t from 1 (noise) to 0, so rises while sampling.
 
-    `rate` is finite and above 0; ValueError otherwise.
+    `guidance_scale` is the mean over t, as of the other schedules, and not the paper's ω, the scale at noise, which is
+    ``guidance_scale · rate / (exp(rate) - 1)``. `rate` is finite and above 0, ValueError otherwise; the paper has ln 2
+    for DiT, 1 for SiT and 0.2 for Stable Diffusion 1.5.
     """
 
     rate: float = 1.0

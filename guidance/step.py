@@ -1,5 +1,6 @@
 """One denoising step as guidance sees it: two predictions, the latents, and the candidates they span."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -31,12 +32,16 @@ class Decision(NamedTuple):
         record: its reasons, for the trace.
         prediction: what takes the place of the guided prediction, shaped as it; `scale` is then only recorded.
         rows: ``(batch,)`` integers: after the step, row i goes on from row ``rows[i]``. `None`: from itself.
+        parents: the same before the step: row i is a step of row ``parents[i]``, with the scale of row i.
+        skip: ``(batch,)`` bool: rows whose unconditional pass the next step leaves out. `None`: none.
     """
 
     scale: torch.Tensor | None
     record: dict[str, Any]
     prediction: torch.Tensor | None = None
     rows: torch.Tensor | None = None
+    parents: torch.Tensor | None = None
+    skip: torch.Tensor | None = None
 
 
 class Guidance(Protocol):
@@ -61,6 +66,9 @@ class DenoisingStep:
         previous: scales ``(batch,)`` of the step before, `None` at the first.
         unpack: the host's layout to ``(batch, C, H, W)``.
         start_index: `index` of the first step of this call, above 0 where it starts from an image.
+        skipped: ``(batch,)`` bool, rows without an unconditional pass at this step: their `pred_uncond` is `pred_cond`
+            less the direction ``c - u`` of the last step that had one. `None`: every row had it.
+        direction: ``c - u`` of that last step, for every row; `None` at the first step.
     """
 
     scheduler: SchedulerMixin
@@ -79,11 +87,18 @@ class DenoisingStep:
     previous: torch.Tensor | None
     unpack: Callable[[torch.Tensor], torch.Tensor]
     start_index: int = 0
+    skipped: torch.Tensor | None = None
+    direction: torch.Tensor | None = None
 
     @property
     def progress(self) -> float:
         """0 at the first step, 1 at the last."""
         return self.index / max(1, self.num_steps - 1)
+
+    def since(self, start: float) -> int:
+        """Steps since the first one of this call at a `progress` of at least `start`; 0 there, below 0 before."""
+        first = math.ceil(start * max(1, self.num_steps - 1) - 1e-9)  # 0.7 · 10 is a little more than 7
+        return self.index - max(self.start_index, first)
 
     def full(self, scale: float) -> torch.Tensor:
         """One scale for every row, ``(batch,)``."""
@@ -96,22 +111,30 @@ class DenoisingStep:
             prediction = rescale_noise_cfg(prediction, self.pred_cond, guidance_rescale=self.guidance_rescale)
         return prediction
 
+    def denoised(self, prediction: torch.Tensor) -> torch.Tensor:
+        """The clean latents (x0) that `prediction` implies, in the host's layout."""
+        return denoised(self.scheduler, prediction, self.sample, self.level)
+
     def noise_level(self, space: str) -> float:
         """Noise share of the candidates in `space`; x0 predictions count as of the step they are made at."""
         alpha, sigma = self.next_level if space == "noisy" else self.level
         return sigma / (alpha**2 + sigma**2) ** 0.5
 
-    def candidates(self, scales: Sequence[float], space: str) -> torch.Tensor:
-        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32."""
+    def candidates(self, scales: Sequence[float] | torch.Tensor, space: str) -> torch.Tensor:
+        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32.
+
+        A tensor ``(batch, K)`` of `scales` has K of its own for every row.
+        """
+        s = torch.as_tensor(scales, device=self.sample.device).expand(self.sample.shape[0], -1)
         if self.guidance_rescale == 0 and is_affine(self.scheduler):
             at_uncond, at_cond = (self._outcome(p, space) for p in (self.pred_uncond, self.pred_cond))
-            s = torch.tensor(scales, device=self.sample.device).view(1, -1, *[1] * (at_cond.ndim - 1))
+            s = s.view(*s.shape, *[1] * (at_cond.ndim - 1))
             return at_uncond[:, None] + s * (at_cond - at_uncond)[:, None]
-        return torch.stack([self._outcome(self.guided(self.full(s)), space) for s in scales], dim=1)
+        return torch.stack([self._outcome(self.guided(column), space) for column in s.unbind(1)], dim=1)
 
     def _outcome(self, prediction: torch.Tensor, space: str) -> torch.Tensor:
         if space == "denoised":
-            return self.unpack(denoised(self.scheduler, prediction, self.sample, self.level)).float()
+            return self.unpack(self.denoised(prediction)).float()
         latents = probe(self.scheduler, prediction, self.timestep, self.sample, self.step_kwargs)
         alpha, sigma = self.next_level
         return self.unpack(latents).float() / (alpha**2 + sigma**2) ** 0.5

@@ -21,10 +21,12 @@ class GuidanceTrace:
     Attributes:
         candidates: the scales searched, empty for a fixed schedule.
         prompt: one per sample, `None` where the caller gave embeddings.
-        steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)`` and, where it was searched, ``scores``
-            (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw, ``weights`` (both name to
-            number) and ``total`` ``(batch, candidates)``. Where particles were resampled, their ``reward`` ``(batch,)``
-            and ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
+        steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
+            searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
+            ``weights`` (both name to number), ``total`` ``(batch, candidates)`` and, with `refine`, ``refined``
+            ``(batch,)``, the scale tried besides. Where particles were resampled, their ``reward`` ``(batch,)`` and
+            ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``. Of a beam, ``parents``
+            ``(batch,)``: row i of this step's scales is a step of row ``parents[i]`` of its scores.
     """
 
     candidates: tuple[float, ...] = ()
@@ -35,6 +37,12 @@ class GuidanceTrace:
     def scales(self) -> torch.Tensor:
         """The chosen scales ``(steps, batch)``, on the CPU."""
         return torch.stack([torch.as_tensor(step["scale"]).cpu() for step in self.steps])
+
+    @property
+    def nfe(self) -> torch.Tensor:
+        """Passes of the denoiser that each sample took ``(batch,)``: 2 for a step with guidance, 1 without. What copies
+        and beams left behind is of the other rows."""
+        return torch.stack([torch.as_tensor(step["nfe"]) for step in self.steps]).sum(0)
 
     def warn_if_not_finite(self) -> None:
         """Warns once, by name, of evaluators that returned NaN or infinity while sampling."""
@@ -75,32 +83,35 @@ class GuidanceTrace:
     def sample(self, row: int) -> "GuidanceTrace":
         """The trace of one sample of the batch, back through those that it was copied from."""
 
-        def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
-            per_sample = {k: step[k][row : row + 1] for k in ("scale", "total", "reward", "rows") if k in step}
+        def cut(step: dict[str, Any], row: int, parent: int) -> dict[str, Any]:
+            per_sample = {k: step[k][row : row + 1] for k in ("scale", "nfe", "reward", "rows", "parents") if k in step}
+            per_sample |= {k: step[k][parent : parent + 1] for k in ("total", "refined") if k in step}
             if "scores" in step:
-                per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}
+                per_sample["scores"] = {name: values[parent : parent + 1] for name, values in step["scores"].items()}
             return step | per_sample
 
         prompt = None if self.prompt is None else self.prompt[row : row + 1]
         steps = []
         for step in reversed(self.steps):
             row = int(step["rows"][row]) if "rows" in step else row
-            steps.append(cut(step, row))
+            parent = int(step["parents"][row]) if "parents" in step else row
+            steps.append(cut(step, row, parent))
+            row = parent
         return GuidanceTrace(self.candidates, prompt, steps[::-1])
 
     def to_pandas(self):
-        """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale`` and
-        each evaluator's score of the chosen candidate (NaN where nothing was searched)."""
+        """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale, nfe``
+        and each evaluator's score of the candidate nearest to what was chosen (NaN where nothing was searched)."""
         import pandas as pd
 
         rows = []
         for index, step in enumerate(self.to_dict()["steps"]):
             for sample, scale in enumerate(step["scale"]):
-                row = {"step": index, "sample": sample, "scale": scale}
+                row = {"step": index, "sample": sample, "scale": scale, "nfe": step["nfe"][sample]}
                 row |= {key: step[key] for key in ("timestep", "noise_level")}
                 if "scores" in step:
-                    at = self._nearest(scale)
-                    row |= {name: values[sample][at] for name, values in step["scores"].items()}
+                    at, parent = self._nearest(scale), step["parents"][sample] if "parents" in step else sample
+                    row |= {name: values[parent][at] for name, values in step["scores"].items()}
                 rows.append(row)
         return pd.DataFrame(rows)
 

@@ -4,6 +4,7 @@ from .best_of import BestOf, best_of
 from .dynamic import DynamicGuidanceMixin
 from .flux import DynamicGuidanceFluxImg2ImgPipeline, DynamicGuidanceFluxInpaintPipeline, DynamicGuidanceFluxPipeline
 from .guide import guide
+from .modular import OnlineGuider
 from .prune import Pruner, prune
 from .stable_diffusion import (
     DynamicGuidanceStableDiffusionImg2ImgPipeline,
@@ -37,6 +38,7 @@ __all__ = [
     "DynamicGuidanceStableDiffusionXLImg2ImgPipeline",
     "DynamicGuidanceStableDiffusionXLInpaintPipeline",
     "DynamicGuidanceStableDiffusionXLPipeline",
+    "OnlineGuider",
     "Pruner",
     "TinyWorldPipeline",
     "best_of",

@@ -11,6 +11,7 @@ from evaluators.base import Evaluator
 from guidance.panel import Panel
 
 from .guide import denoisers, unpack_latents
+from .patch import patch
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,19 @@ def best_of(
         seen[:] = [latents]
         return {}
 
-    def count(module: torch.nn.Module, args: tuple, output: Any) -> None:
+    def count(stock: Callable, *args: Any, **kwargs: Any) -> Any:
         nonlocal rows
-        rows += len(output[0] if isinstance(output, tuple) else output.sample)
+        output = stock(*args, **kwargs)
+        rows += len(output[0])
+        return output
 
-    hooks = [denoiser.register_forward_hook(count) for denoiser in denoisers(pipe)]
+    # Not by hooks, which see what `guide` fills in for the rows that it leaves out.
+    undo = [patch(denoiser, "forward", count) for denoiser in denoisers(pipe)]
     try:
         images = pipe(prompts, num_images_per_prompt=n, callback_on_step_end=keep, **kwargs).images
     finally:
-        for hook in hooks:
-            hook.remove()
+        for undo_one in undo:
+            undo_one()
     latents = seen[0].float().unflatten(0, (len(prompts), n))
     scores, _ = panel.ask(lambda space: latents, lambda space: 0.0, prompts, 0.0)
     chosen = scores.nan_to_num(nan=-torch.inf).argmax(1).cpu()

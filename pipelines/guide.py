@@ -3,19 +3,25 @@
 A pipeline's loop is ``denoiser -> u + s (c - u) -> scheduler.step``. While `guide` is in force, a forward hook on the
 denoiser keeps ``u`` and ``c``, and `scheduler.step`, which alone sees the latents too, replaces the pipeline's guided
 prediction by the one that was decided on. No ``__call__`` is copied and nothing stays changed afterwards.
+
+Where guidance can do without the unconditional pass of a row, the denoiser's forward is replaced for that one step: it
+runs on the other rows only, and what it did not compute is filled in.
 """
 
-import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
-from guidance.schedulers import check_supported, noise_schedule, reorder
+from guidance import Guidance, GuidanceTrace
+from guidance.schedulers import check_supported
+
+from .patch import patch, take_rows
+from .sampling import Sampling
 
 OFF = (
     "classifier-free guidance is off, so there is no scale to choose: pass `guidance_scale` > 1 "
@@ -42,7 +48,8 @@ def guide(
     Args:
         pipe: a diffusers pipeline that denoises ``[uncond, cond]`` in one batch (SD, SDXL, SD3, …) or in two calls
             (FLUX with true CFG, Qwen-Image, …).
-        guidance: a `GreedySearch`, a fixed `Schedule`, a `Guider`, `FeynmanKac`, or any object with their `decide`.
+        guidance: a `GreedySearch`, a fixed `Schedule`, a `Guider`, `FeynmanKac`, `Budget`, or any object with their
+            `decide`.
         prompt: what the evaluators read, one for each row of ``prompt_embeds``, where `pipe` is called with these only.
 
     Yields:
@@ -74,6 +81,12 @@ def unpack_latents(pipe: DiffusionPipeline, latents: torch.Tensor, size: tuple[i
     return latents
 
 
+def step_kwargs(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a pipeline passes to ``scheduler.step`` after the latents, by name."""
+    names = list(inspect.signature(stock).parameters)[3:]
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
 class _Host:
     """The patches on one pipeline and the state of the call in progress."""
 
@@ -89,59 +102,65 @@ class _Host:
         self.pipe, self.guidance, self.given_prompt = pipe, guidance, prompt
         self.scheduler = pipe.scheduler
         self.traces: list[GuidanceTrace] = []
-        self.undo: list[Any] = []
+        self.undo: list[Callable[[], None]] = []
+        self.undo_forward: list[Callable[[], None]] = []
         self.size: tuple[int, int] | None = None
         self.reset()
 
     # ------------------------------------------------------------------------------------------------- patches
 
     def attach(self) -> None:
-        """Patches instances, never classes. `functools.wraps` keeps the signatures, which pipelines inspect."""
+        """Patches instances, never classes."""
         for denoiser in self.denoisers:
-            handle = denoiser.register_forward_hook(self.on_denoised)
-            self.undo.append(handle.remove)
+            self.undo.append(denoiser.register_forward_hook(self.on_denoised).remove)
             if hasattr(denoiser, "cache_context"):
-                self.patch(denoiser, "cache_context", self.on_cache_context)
-        self.patch(self.scheduler, "step", self.on_step)
-        self.patch(self.pipe, "encode_prompt", self.on_encode_prompt)
+                self.undo.append(patch(denoiser, "cache_context", self.on_cache_context))
+        self.undo.append(patch(self.scheduler, "step", self.on_step))
+        self.undo.append(patch(self.pipe, "encode_prompt", self.on_encode_prompt))
         for name in ("check_inputs", "prepare_latents"):
             if hasattr(self.pipe, name):
-                self.patch(self.pipe, name, getattr(self, f"on_{name}"))
-
-    def patch(self, owner: Any, name: str, replacement: Any) -> None:
-        stock = getattr(owner, name)
-        owner.__dict__[name] = functools.wraps(stock)(functools.partial(replacement, stock))
-        self.undo.append(lambda: owner.__dict__.pop(name, None))
+                self.undo.append(patch(self.pipe, name, getattr(self, f"on_{name}")))
 
     def detach(self) -> None:
+        self.run_whole()
         for undo in reversed(self.undo):
             undo()
         self.undo.clear()
         for trace in self.traces:
             trace.warn_if_not_finite()
 
+    def run_whole(self) -> None:
+        """The denoiser's own forward again."""
+        for undo in self.undo_forward:
+            undo()
+        self.undo_forward.clear()
+
     # ----------------------------------------------------------------------------------------------- one call
 
     def reset(self) -> None:
         """A new call of the pipeline begins."""
-        self.trace: GuidanceTrace | None = None
+        self.run_whole()
+        self.sampling: Sampling | None = None
         self.encoded = 0
         self.prompt: list[str] | None = None
         self.checked = False
-        self.noise: list[tuple[float, float]] = []
-        self.own_scale = float("nan")
         self.pass_name: str | None = None
         self.outputs: list[tuple[str | None, torch.Tensor]] = []
         self.swapped = False
+        self.skipped: torch.Tensor | None = None
 
     def on_check_inputs(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         self.reset()
         if self.pipe.scheduler is not self.scheduler:
             raise ValueError("`pipe.scheduler` was replaced inside `guide`: replace it before.")
+        # Skip-layer guidance sets in after some steps, and only the pipeline's own argument tells of it before.
+        caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+        if caller is not None and caller.f_locals.get("skip_guidance_layers") is not None:
+            raise ValueError(f"`skip_guidance_layers` must be None: {FOREIGN}")
         return stock(*args, **kwargs)
 
     def on_encode_prompt(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.trace is not None:  # a pipeline without check_inputs
+        if self.sampling is not None:  # a pipeline without check_inputs
             self.reset()
         call = inspect.signature(stock).bind(*args, **kwargs)
         call.apply_defaults()
@@ -159,6 +178,8 @@ class _Host:
     def on_prepare_latents(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         if self.encoded < 2:  # a pipeline that encodes the negative prompt by a second call, and did not
             raise ValueError(OFF)
+        if getattr(self.pipe, "do_perturbed_attention_guidance", False):
+            raise ValueError(FOREIGN)
         call = inspect.signature(stock).bind(*args, **kwargs).arguments
         if "height" in call:
             self.size = call["height"], call["width"]
@@ -189,6 +210,31 @@ class _Host:
     def on_denoised(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
         self.outputs.append((self.pass_name, output[0] if isinstance(output, tuple) else output.sample))
 
+    def on_forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        """The denoiser on the rows that this step needs, zeros for the others."""
+        call = inspect.signature(stock).bind(*args, **kwargs)
+        rows = next(iter(call.arguments.values())).shape[0]
+        needed = self.needed(rows)
+        if needed is None:
+            return stock(*args, **kwargs)
+        self.skipped = self.sampling.skip
+        like = self.sampling.direction
+        output = like.new_zeros(rows, *like.shape[1:])
+        if needed.any():
+            keep = needed.nonzero()[:, 0]
+            call.arguments.update(take_rows(call.arguments, rows, keep))
+            output[keep.to(output.device)] = stock(*call.args, **call.kwargs)[0]
+        return (output,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=output)
+
+    def needed(self, rows: int) -> torch.Tensor | None:
+        """Which of the rows of a pass must run ``(rows,)`` bool, `None` where all must."""
+        skip = self.sampling.skip
+        if rows == 2 * len(skip):
+            return torch.cat([~skip, torch.ones_like(skip)])
+        nameless = len(self.outputs) == (0 if self.swapped else 1)
+        is_uncond = nameless if self.pass_name is None else self.pass_name == "uncond"
+        return ~skip if rows == len(skip) and is_uncond else None
+
     def predictions(self, batch: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """``(uncond, cond)`` of this step, `None` where the pipeline ran without guidance."""
         outputs, self.outputs = self.outputs, []
@@ -198,10 +244,10 @@ class _Host:
         rows = [output.shape[0] for _, output in outputs]
         if rows == [2 * batch]:
             return outputs[0][1].chunk(2)
-        if rows == [batch, batch]:  # two calls that nobody named: `begin` finds out which is which
+        if rows == [batch, batch]:  # two calls that nobody named: the first step finds out which is which
             first, second = outputs[0][1], outputs[1][1]
             return (first, second) if self.swapped else (second, first)
-        if rows != [batch]:
+        if rows != [batch] or self.skipped is not None:
             raise ValueError(FOREIGN)
         return None
 
@@ -209,83 +255,37 @@ class _Host:
         self, stock: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         predictions = self.predictions(sample.shape[0])
-        first = self.trace is None
-        if first:
+        if self.sampling is None:
             if predictions is None:
                 raise ValueError(OFF)
             if not self.checked:
                 self.check(sample)
-            if self.begin(model_output, timestep, *predictions):
-                self.swapped, predictions = True, predictions[::-1]
-        elif self.index + 1 < self.num_steps:
-            self.index += 1
-        decision = Decision(None, {})
-        if predictions is not None:  # a callback may switch guidance off midway, as diffusers' own recipe does
-            step = DenoisingStep(
-                scheduler=self.scheduler,
-                pred_uncond=predictions[0],
-                pred_cond=predictions[1],
-                sample=sample,
-                timestep=timestep,
-                index=self.index,
-                num_steps=self.num_steps,
-                level=self.noise[self.index],
-                next_level=self.noise[self.index + 1],
-                step_kwargs=self.step_kwargs(stock, args, kwargs),
-                prompt=self.prompt,
-                guidance_rescale=self.rescale,
-                own_scale=self.own_scale,
-                previous=self.previous,
-                unpack=self.unpack,
-                start_index=self.start_index,
+            rescale = float(getattr(self.pipe, "guidance_rescale", 0.0) or 0.0)
+            own_scale, self.swapped = self.own_guidance(model_output, *predictions, rescale)
+            predictions = predictions[::-1] if self.swapped else predictions
+            self.sampling = Sampling(
+                self.guidance, self.scheduler, timestep, self.prompt, own_scale, rescale, self.unpack
             )
-            decision = Decision(*self.guidance.decide(step))
-            if decision.prediction is not None:
-                model_output = decision.prediction
-            elif decision.scale is not None:
-                model_output = step.guided(decision.scale)
-            self.previous = self.previous if decision.scale is None else decision.scale
-        own = self.own_scale if predictions is not None else 1.0
-        alpha, sigma = self.noise[self.index]
-        self.trace.steps.append(
-            {
-                "timestep": self.timesteps[self.index],
-                "noise_level": sigma / (alpha**2 + sigma**2) ** 0.5,
-                "scale": torch.full((sample.shape[0],), own) if decision.scale is None else decision.scale,
-            }
-            | decision.record
+            self.traces.append(self.sampling.trace)
+        skipped, self.skipped = self.skipped, None
+        self.run_whole()
+        output = self.sampling.step(
+            stock, model_output, timestep, sample, step_kwargs(stock, args, kwargs), predictions, skipped
         )
-        output = stock(model_output, timestep, sample, *args, **kwargs)
-        if decision.rows is None:
-            return output
-        self.previous = None if self.previous is None else self.previous[decision.rows]
-        return reorder(self.scheduler, output, decision.rows, sample.shape)
+        if self.sampling.skip is not None:
+            self.undo_forward = [patch(denoiser, "forward", self.on_forward) for denoiser in self.denoisers]
+        return output
 
-    @staticmethod
-    def step_kwargs(stock: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-        names = list(inspect.signature(stock).parameters)[3:]
-        return dict(zip(names, args, strict=False)) | kwargs
+    def own_guidance(
+        self, guided: torch.Tensor, u: torch.Tensor, c: torch.Tensor, rescale: float
+    ) -> tuple[float, bool]:
+        """The scale that the pipeline guides by, and whether `u` and `c` are the wrong way round.
 
-    def begin(self, guided: torch.Tensor, timestep: Any, u: torch.Tensor, c: torch.Tensor) -> bool:
-        """Reads what holds for the whole call, and checks that the pipeline's own guidance is the one we replace.
-
-        Returns whether `u` and `c` are the wrong way round.
+        Raises:
+            ValueError: its `guided` prediction is no ``u + s (c - u)``, so that we cannot replace it.
         """
-        # Read once: a later read would wait for the GPU.
-        self.timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()
-        self.num_steps = len(self.timesteps)
-        self.index = getattr(self.scheduler, "begin_index", None)  # img2img starts in the middle
-        if self.index is None:
-            self.index = min(range(self.num_steps), key=lambda i: abs(self.timesteps[i] - float(timestep)))
-        self.start_index = self.index
-        self.noise = noise_schedule(self.scheduler)
-        self.previous: torch.Tensor | None = None
-        self.rescale = float(getattr(self.pipe, "guidance_rescale", 0.0) or 0.0)
-        self.trace = GuidanceTrace(getattr(self.guidance, "scales", ()), self.prompt)
-        self.traces.append(self.trace)
-        if self.rescale > 0:
-            self.own_scale = float(self.pipe.guidance_scale)
-            return False
+        if rescale > 0:
+            return float(self.pipe.guidance_scale), False
         eps = torch.finfo(guided.dtype).eps
         # The scale that explains the pipeline's own prediction: some (FLUX) keep it in a local variable.
         u, c, guided = (x.cpu().double().flatten() for x in (u, c, guided))
@@ -296,8 +296,8 @@ class _Host:
         if error > rounding + 1e-3 * (scale * direction).norm():
             raise ValueError(FOREIGN)
         # Seen from the wrong end a scale s > 1 is 1 - s.
-        self.own_scale = round(1 - scale if scale < 0 else scale, 3 if eps < 1e-4 else 2)
+        own_scale = round(1 - scale if scale < 0 else scale, 3 if eps < 1e-4 else 2)
         stated = getattr(self.pipe, "guidance_scale", None)
-        if stated is not None and abs(stated - self.own_scale) < 0.02 * stated:  # half precision only comes close
-            self.own_scale = float(stated)
-        return scale < 0
+        if stated is not None and abs(stated - own_scale) < 0.02 * stated:  # half precision only comes close
+            own_scale = float(stated)
+        return own_scale, scale < 0

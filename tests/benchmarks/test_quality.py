@@ -1,12 +1,15 @@
-"""The quality benchmark's own arithmetic, without sampling."""
+"""The quality benchmark: what it runs, keeps and refuses, on random weights."""
+
+import json
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import quality
+from benchmarks import quality, rivals
+from guidance import GUIDERS, SCHEDULES, GreedySearch
+from pipelines.tinyworld import TinyWorldPipeline
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
-from tinyworld.scenes import make_scene
+from training.calibrate import validation_prompts
 
 
 def test_held_out_prompts_are_held_out_balanced_and_fixed():
@@ -15,31 +18,145 @@ def test_held_out_prompts_are_held_out_balanced_and_fixed():
     assert all(is_held_out(spec) for spec in specs)
     assert [spec.category for spec in specs[:5]] == list(CATEGORIES)
     assert prompts == quality.held_out_prompts(50) and prompts != quality.held_out_prompts(50, seed=1)
+    tuned_on = validation_prompts(50, quality.VALIDATION_SEED)
+    assert not any(is_held_out(parse_caption(p)) for p in tuned_on), "rivals are tuned on other combinations"
 
 
-def test_paired_bootstrap():
-    sure = quality.paired_bootstrap(np.ones((40, 2)))
-    assert sure == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    rng = np.random.default_rng(0)
-    noise = rng.choice([-1, 0, 1], size=(400, 1))
-    unsure = quality.paired_bootstrap(noise)
-    assert unsure["low"] < unsure["mean"] < unsure["high"]
-    # The interval of a mean: 1.96 standard errors each way.
-    assert unsure["high"] - unsure["low"] == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.1)
-    # Two equal seeds of a prompt are one observation, not two.
-    assert quality.paired_bootstrap(np.repeat(noise, 2, axis=1)) == unsure
-
-
-def test_finished_methods_are_not_made_twice(tmp_path):
+def test_what_is_finished_is_not_made_twice(tmp_path):
     made = []
 
     def make():
         made.append(1)
-        return {"correct": [1, 0], "images": np.zeros((2, 4, 4, 3), np.uint8)}
+        return {"correct": np.array([1, 0]), "images": np.zeros((2, 4, 4, 3), np.uint8)}
 
-    first, second = (quality.finished(tmp_path, "static:6", make) for _ in range(2))
+    first, second = (quality.finished(tmp_path / "static_6" / "00000.npz", make) for _ in range(2))
     assert len(made) == 1
     assert first["correct"].tolist() == second["correct"].tolist() == [1, 0]
+
+
+@pytest.fixture
+def pipe(embedded):
+    pipe = TinyWorldPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_rivals(pipe):
+    """Every schedule and guider has a grid, and quick ones are those of the first results."""
+    families = rivals.families(pipe.guidance)
+    pytest.importorskip("kornia")
+    assert set(families) >= {*SCHEDULES, *GUIDERS} - {"static"}
+    assert all(len(grid) > 1 for grid in families.values())
+    assert all(name.split(":")[0] == family for family, grid in families.items() for name in grid)
+    names = [name for grid in families.values() for name in grid]
+    names += [*rivals.ours(pipe.guidance, False), *rivals.static(False), *rivals.ablations(pipe.guidance)]
+    assert len(names) == len(set(names))
+    quick = rivals.ours(pipe.guidance, True) | rivals.static(True) | rivals.quick_rivals()
+    schedules = ["interval:6", "linear:6", "cosine:6", "exponential:6"]
+    assert list(quick) == ["dynamic", "budget:0.1", "static:2", "static:4.5", "static:8", "static:13", *schedules]
+
+
+def test_ablations_change_one_thing(pipe):
+    table = rivals.ablations(pipe.guidance)
+    search, names = pipe.guidance, list(pipe.guidance.evaluators)
+    assert len(table["ablation:candidates:12"].guidance.scales) == 12
+    for count in (2, 16):
+        scales = table[f"ablation:candidates:{count}"].guidance.scales
+        assert (scales[0], scales[-1]) == pytest.approx((min(search.scales), max(search.scales)))
+    assert {f"ablation:only:{name}" for name in names} <= set(table)
+    assert table["ablation:every:4"].guidance.every == 4 and f"ablation:every:{search.every}" not in table
+    for name, method in table.items():
+        assert isinstance(method.guidance, GreedySearch), name
+        evaluators = method.guidance.evaluators.values()
+        assert all(e.space == "denoised" for e in evaluators) == (name == "ablation:space:denoised"), name
+
+
+@pytest.mark.parametrize(
+    "name, nfe",
+    [
+        ("dynamic", 40),
+        ("static:3", 40),
+        ("interval:6:0.3:0.8", 2 + 5 + 2 * 10 + 4),
+        ("beam:2", 80),
+        ("dynamic_best_of:2", 80),
+        ("best_of_2:3", 80),
+        ("best_of_2_equal_nfe:3", 40),
+        ("feynman_kac_4_equal_nfe:3:1", 40),
+    ],
+)
+def test_a_batch(pipe, name, nfe):
+    """Denoiser passes per image, and shapes; what is interrupted goes on from the last batch."""
+    search = pipe.guidance
+    table = rivals.ours(search, False) | rivals.static(False)
+    for grid in rivals.families(search).values():
+        table |= grid
+    method = table[name]
+    found = quality.make(pipe, method, [("a red circle", 1), ("two blue stars", 2)])
+    assert found["nfe"].tolist() == [nfe, nfe]
+    assert found["images"].shape == (2, 64, 64, 3) and found["images"].dtype == np.uint8
+    assert found["scale"].shape == found["timestep"].shape == (2, method.steps)
+    assert all(found[key].shape == (2,) for key in ("correct", "score", "clip"))
+
+
+def test_methods_share_their_noise(pipe):
+    """A search over one scale is that static scale: the same pictures, also as the first of several."""
+    rows = [("a red circle", 1), ("two blue stars", 2)]
+    static = quality.make(pipe, rivals.static(False)["static:3"], rows)
+    one = quality.make(pipe, rivals.Method(GreedySearch([], [3.0])), rows)
+    assert np.array_equal(static["images"], one["images"])
+    first = quality.make(pipe, rivals.Method(GreedySearch([], [3.0]), n=2), rows)
+    assert np.abs(static["images"].astype(int) - first["images"]).max() <= 1
+
+
+def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "BATCH", 2)
+    method, prompts, made = rivals.Method(GreedySearch([], [3.0]), steps=2), ["a red circle", "two blue stars"], []
+    whole = quality.run(pipe, method, prompts, range(2))
+    stock = quality.make
+
+    def stop(pipe, method, rows):
+        if made:
+            raise KeyboardInterrupt
+        made.append(rows)
+        return stock(pipe, method, rows)
+
+    monkeypatch.setattr(quality, "make", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quality.run(pipe, method, prompts, range(2), tmp_path)
+    monkeypatch.setattr(quality, "make", lambda *args: made.append(args[2]) or stock(*args))
+    again = quality.run(pipe, method, prompts, range(2), tmp_path)
+    assert [[text for text, _ in rows] for rows in made] == [[prompts[0]] * 2, [prompts[1]] * 2]
+    assert made[0][0][1] != made[0][1][1], "another seed"
+    assert all(np.array_equal(whole[key], again[key]) for key in whole)
+
+
+def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
+    """The keys that others read, and that a second run only reads."""
+    monkeypatch.setattr(
+        quality, "real_images", lambda n: np.random.default_rng(0).integers(0, 255, (80, 64, 64, 3), np.uint8)
+    )
+    monkeypatch.setattr(rivals, "STATIC", (1.5, 2.0, 3.0, 4.5))
+    arguments = ["--quick", "--json", "-n", "5", "--seeds", "2", "--work", str(tmp_path / "work")]
+    assert quality.main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["methods"]) >= {"dynamic", "budget:0.1", "static:2", "static:4.5", "interval:6"}
+    for row in report["methods"].values():
+        assert {"accuracy", "frechet_distance", "categories", "nfe", "diversity", "win_rate"} <= set(row)
+        assert set(row["categories"]) == set(CATEGORIES)
+    assert report["best_static"] in report["methods"] and set(report["dynamic_minus_best_static"]) == {
+        "mean",
+        "low",
+        "high",
+    }
+    assert report["methods"][report["best_static"]]["win_rate"]["mean"] == 0.5
+    assert len(report["timesteps"]) == 20 and report["ablations"] == {} and report["validation"] == {}
+    monkeypatch.setattr(quality, "make", None)
+    assert quality.main(arguments) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["methods"] == report["methods"]
+    assert quality.main([*arguments[:-1], str(tmp_path / "work"), "-n", "4"]) == 2
+    error = capsys.readouterr().err
+    assert "holds results of other prompts" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -48,6 +165,7 @@ def test_finished_methods_are_not_made_twice(tmp_path):
         (["--prompts", "nowhere.txt"], "`--prompts` must be a text file"),
         (["-n", "0"], "`n` must be at least 1"),
         (["--seeds", "0"], "`seeds` must be at least 1"),
+        (["--validation", "0"], "`validation` must be at least 1"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
@@ -61,10 +179,3 @@ def test_prompts_outside_the_grammar_are_named_before_anything_runs(tmp_path, ca
     file.write_text("a red circle\na dog\n")
     assert quality.main(["--prompts", str(file)]) == 2
     assert "a dog" in capsys.readouterr().err
-
-
-def test_frechet_distance_is_small_for_the_same_distribution_and_grows_with_noise():
-    real, same = (np.stack([make_scene(s + i, "test").image for i in range(150)]) for s in (0, 1000))
-    noisy = np.random.default_rng(0).integers(0, 256, same.shape, dtype=np.uint8)
-    real = torch.from_numpy(real).permute(0, 3, 1, 2)
-    assert quality.frechet_distance(same, real) < quality.frechet_distance(noisy, real) / 3

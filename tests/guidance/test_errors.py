@@ -72,6 +72,7 @@ class Refuses:
         ({"start": math.nan}, "`start` and `stop` must satisfy"),
         ({"every": 0}, "`every` must be an integer of at least 1"),
         ({"every": 1.5}, "`every` must be an integer of at least 1"),
+        ({"refine": True, "scales": [1.0, 2.0]}, "`refine` takes at least 3 `scales`"),
     ],
 )
 def test_search_refuses(arguments, match):
@@ -223,23 +224,21 @@ def test_guidance_of_another_type(folder, guidance):
         pipe("a red circle", guidance=guidance, **SIZE)
 
 
-def test_skip_layer_guidance(folder):
-    pipe = DynamicGuidanceStableDiffusion3Pipeline.from_pretrained(folder("sd3"))
-    with Refuses(pipe, "`skip_guidance_layers` must be None"):
-        pipe("a red circle", guidance=search(), skip_guidance_layers=[0], **SIZE)
-
-
-def test_skip_layer_guidance_of_a_stock_pipeline(stock):
-    """It starts after the first step, and nothing tells of it before."""
-    with pytest.raises(ValueError, match="skip-layer or another guidance is on"), guide(stock("sd3"), search()):
+def test_skip_layer_guidance(stock, folder):
+    """It would only start after the first step."""
+    match = "`skip_guidance_layers` must be None: .*skip-layer or another guidance is on"
+    with Refuses(stock("sd3"), match), guide(stock("sd3"), search()):
         stock("sd3")("a red circle", skip_guidance_layers=[0], skip_layer_guidance_stop=0.9, **SIZE)
+    pipe = DynamicGuidanceStableDiffusion3Pipeline.from_pretrained(folder("sd3"))
+    with Refuses(pipe, match):
+        pipe("a red circle", guidance=search(), skip_guidance_layers=[0], **SIZE)
 
 
 def test_another_guidance(folder):
     parts = diffusers.DiffusionPipeline.from_pretrained(folder("sd")).components
     pipe = diffusers.StableDiffusionPAGPipeline(**parts, pag_applied_layers=["mid"])
     pipe.set_progress_bar_config(disable=True)
-    with pytest.raises(ValueError, match="does not guide by u"), guide(pipe, search()):
+    with Refuses(pipe, "does not guide by u"), guide(pipe, search()):
         pipe("a red circle", pag_scale=3.0, **SIZE)
 
 

@@ -122,7 +122,7 @@ def test_outside_its_window_a_guider_wants_the_conditional_prediction():
     guider = Guider(guiders.ClassifierFreeGuidance(6.0, start=0.5))
     for index in range(4):
         found = step(index)
-        scale, record, prediction, rows = guider.decide(found)
+        scale, record, prediction, rows, *_ = guider.decide(found)
         assert torch.equal(prediction, found.pred_cond) == (index < 2)
         assert scale.tolist() == pytest.approx([1.0 if index < 2 else 6.0] * 2, rel=1e-4)
         assert record == {} and rows is None

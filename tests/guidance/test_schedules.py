@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import quality
 from demos import generate
 from guidance import SCHEDULES, Exponential
 
@@ -33,14 +32,10 @@ def test_exponential_refuses_rate(rate):
         Exponential(5.0, rate)
 
 
-def test_the_benchmark_sweeps_every_schedule():
-    class Pipe:
-        guidance = None
-
-    for quick in (True, False):
-        names = {name.split(":")[0] for name in quality.methods(Pipe, quick)}
-        assert names == {"dynamic", *SCHEDULES}
-    assert isinstance(quality.methods(Pipe, True)["exponential:6"], Exponential)
+def test_as_the_paper_writes_it():
+    """``omega exp(rate (1 - t))``, omega being the scale at t = 1."""
+    schedule = Exponential(5.0, math.log(2))
+    assert [schedule.at(p) / schedule.at(0) for p in (0.25, 1)] == pytest.approx([2**0.25, 2])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -36,6 +36,7 @@ def test_records_every_step(trace):
     levels = [step["noise_level"] for step in trace.steps]
     assert levels == sorted(levels, reverse=True) and 0 < levels[-1] < levels[0] < 1
     assert ["total" in step for step in trace.steps] == [False, True, True, False]
+    assert trace.nfe.tolist() == [8, 8]
     assert trace.scales.shape == (4, 2) and trace.scales[[0, 3]].unique().tolist() == [5.0]
     step = trace.steps[1]
     assert step["weights"] == {"bigger": 1.0, "smaller": 0.5}
@@ -51,12 +52,14 @@ def test_json_round_trip(trace, tmp_path):
     read = GuidanceTrace.from_json(tmp_path / "trace.json")
     assert read.to_dict() == trace.to_dict()
     assert read.candidates == SCALES and read.prompt == PROMPTS and torch.equal(read.scales, trace.scales)
+    assert torch.equal(read.nfe, trace.nfe)
     assert read.to_pandas().equals(trace.to_pandas())
 
 
 def test_pandas(trace):
     frame = trace.to_pandas()
-    assert set(frame.columns) == {"step", "sample", "timestep", "noise_level", "scale", "bigger", "smaller"}
+    columns = {"step", "sample", "timestep", "noise_level", "scale", "nfe", "bigger", "smaller"}
+    assert set(frame.columns) == columns and set(frame["nfe"]) == {2}
     assert frame["step"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and frame["sample"].tolist() == [0, 1] * 4
     assert frame["scale"].tolist() == trace.scales.flatten().tolist()
     assert frame["timestep"].tolist() == [751, 751, 501, 501, 251, 251, 1, 1]
@@ -82,7 +85,7 @@ def test_a_fixed_schedule_has_scales_only(stock, tmp_path):
     with guide(stock("sd"), Static(6.0)) as traces:
         stock("sd")(PROMPTS[:1], num_inference_steps=2, output_type="latent")
     assert traces[0].candidates == () and traces[0].scales.tolist() == [[6.0], [6.0]]
-    assert set(traces[0].to_pandas().columns) == {"step", "sample", "timestep", "noise_level", "scale"}
+    assert set(traces[0].to_pandas().columns) == {"step", "sample", "timestep", "noise_level", "scale", "nfe"}
     traces[0].plot(tmp_path / "schedule.png")
     assert Image.open(tmp_path / "schedule.png").format == "PNG"
 

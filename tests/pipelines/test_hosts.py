@@ -481,15 +481,18 @@ class UncondFirst(diffusers.DiffusionPipeline):
         return embeds.unbind(0)
 
     @torch.no_grad()
-    def __call__(self, prompt, scale):
+    def __call__(self, prompt, scale, steps=3):
         positive, negative = self.encode_prompt(prompt)
         latents = torch.randn(len(prompt), 4, 8, 8, generator=torch.Generator().manual_seed(1))
-        self.scheduler.set_timesteps(3)
+        self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps:
             uncond = self.unet(latents, t, encoder_hidden_states=negative).sample
             cond = self.unet(latents, t, encoder_hidden_states=positive).sample
-            latents = self.scheduler.step(uncond + scale * (cond - uncond), t, latents).prev_sample
+            latents = self.scheduler.step(self.combine(uncond, cond, scale), t, latents).prev_sample
         return latents
+
+    def combine(self, uncond, cond, scale):
+        return uncond + scale * (cond - uncond)
 
 
 def test_two_nameless_calls_in_the_other_order(stock):
@@ -502,6 +505,14 @@ def test_two_nameless_calls_in_the_other_order(stock):
         pipe(PROMPTS, OWN)
         pipe(PROMPTS[:1], 4.0)
     assert [trace.scales[0].tolist() for trace in traces] == [[OWN, OWN], [4.0]]
+
+
+def test_another_guidance_is_told_by_what_it_gives(stock):
+    parts = stock("sd").components
+    pipe = UncondFirst(parts["unet"], parts["scheduler"])
+    pipe.combine = lambda uncond, cond, scale: uncond + scale * (cond - uncond) ** 2
+    with pytest.raises(ValueError, match="does not guide by u"), guide(pipe, only()):
+        pipe(PROMPTS, OWN)
 
 
 @pytest.mark.parametrize("host", HOSTS)

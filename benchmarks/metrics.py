@@ -1,0 +1,97 @@
+"""What the quality benchmark measures of pictures: small functions of arrays."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from tinyworld import WEIGHTS
+from tinyworld.features import PixelClassifier
+from tinyworld.scenes import make_scene
+
+REAL_SEED = 5_000_000  # of the held-out scenes that pictures are compared with
+
+
+def real_images(n: int) -> np.ndarray:
+    """Held-out scenes, uint8 ``(n, 64, 64, 3)``."""
+    return np.stack([make_scene(REAL_SEED + i, "test").image for i in range(n)])
+
+
+class Features:
+    """Distances in the features of `tinyworld.features`, to which the real pictures are brought once."""
+
+    def __init__(self, real: np.ndarray) -> None:
+        self.classifier = PixelClassifier.from_pretrained(WEIGHTS / "features").eval()
+        self.metric = FrechetInceptionDistance(
+            feature=self.classifier, normalize=False, input_img_size=(3, 64, 64), reset_real_features=False
+        )
+        self.metric.update(_pixels(real), real=True)
+
+    def frechet_distance(self, images: np.ndarray) -> float:
+        """torchmetrics' Fréchet distance of uint8 ``(n, 64, 64, 3)`` to the real pictures."""
+        self.metric.reset()
+        self.metric.update(_pixels(images), real=False)
+        return round(float(self.metric.compute()), 4)
+
+    @torch.no_grad()
+    def diversity(self, images: np.ndarray, seeds: int) -> float | None:
+        """Mean distance between two pictures of one prompt, `images` in prompt-major order; `None` with one seed."""
+        if seeds < 2:
+            return None
+        features = self.classifier(_pixels(images)).numpy().reshape(-1, seeds, self.classifier.num_features)
+        pairs = [features[:, i] - features[:, j] for i, j in combinations(range(seeds), 2)]
+        return round(float(np.linalg.norm(pairs, axis=-1).mean()), 4)
+
+
+def _pixels(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def by_category(values: np.ndarray, categories: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Mean of the values ``(images,)`` of each category that occurs."""
+    categories = np.asarray(categories)
+    return {c: round(float(values[categories == c].mean()), 4) for c in names if c in categories}
+
+
+def paired_bootstrap(difference: np.ndarray, repeats: int = 10_000) -> dict[str, float]:
+    """Mean of ``(prompts, seeds)`` differences with the 95 % interval over resampled prompts."""
+    rng = np.random.default_rng(0)
+    per_prompt = difference.mean(1)
+    means = per_prompt[rng.integers(len(per_prompt), size=(repeats, len(per_prompt)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return {"mean": round(float(per_prompt.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How often ``(prompts, seeds)`` scores are above the other's, a tie being half a win; 95 % interval as of
+    `paired_bootstrap`."""
+    return paired_bootstrap((scores > other) + 0.5 * (scores == other))
+
+
+def best_per_category(
+    correct: dict[str, np.ndarray], categories: Sequence[str], names: Sequence[str]
+) -> dict[str, object]:
+    """What one would have with the best of several methods for each category, chosen with hindsight: an upper bound.
+
+    Args:
+        correct: method to ``(images,)`` of 0 and 1.
+
+    Returns:
+        Its ``accuracy``, and for each category which method is ``chosen``.
+    """
+    table = {name: by_category(values, categories, names) for name, values in correct.items()}
+    present = list(next(iter(table.values())))
+    chosen = {c: max(table, key=lambda name: table[name][c]) for c in present}
+    right = sum(correct[chosen[c]][np.asarray(categories) == c].sum() for c in present)
+    return {"accuracy": round(float(right / len(categories)), 4), "chosen": chosen}
+
+
+def per_step(scale: np.ndarray, categories: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Mean and standard deviation of scales ``(images, steps)`` for each category that occurs."""
+    categories, table = np.asarray(categories), {}
+    for name in (n for n in names if n in categories):
+        rows = scale[categories == name]
+        table[name] = {"mean": rows.mean(0).round(3).tolist(), "std": rows.std(0).round(3).tolist()}
+    return table

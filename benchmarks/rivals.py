@@ -1,0 +1,169 @@
+"""What the quality benchmark compares: ways of making an image, by name, and the grids that they are tuned on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from evaluators import Calibration, Evaluator, FunctionEvaluator
+from guidance import (
+    GUIDERS,
+    SCHEDULES,
+    BeamSearch,
+    Budget,
+    Exponential,
+    FeynmanKac,
+    GreedySearch,
+    Guider,
+    Interval,
+    Static,
+)
+
+STEPS = 20
+STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
+SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
+WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
+TOLERANCES = (0.05, 0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an image is made.
+
+    Attributes:
+        guidance: what `pipelines.guide` takes.
+        n: images, or rows of a beam, that are made for each one kept.
+        best: whether the evaluators keep the best of the n; the first otherwise.
+        steps: denoising steps.
+        options: what else the pipeline is called with.
+    """
+
+    guidance: Any
+    n: int = 1
+    best: bool = False
+    steps: int = STEPS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
+    """The search, and what else is built on it."""
+    table = {"dynamic": Method(search)}
+    table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:2] if quick else TOLERANCES)}
+    if quick:
+        return table
+    settings = {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
+    panel = list(search.evaluators.values())
+    table["refined"] = Method(GreedySearch(panel, **settings, refine=True))
+    table |= {f"beam:{w}": Method(BeamSearch(panel, w, **settings), n=w) for w in (2, 3, 4) if w <= len(search.scales)}
+    table |= {f"dynamic_best_of:{n}": Method(search, n=n, best=True) for n in (2, 4)}
+    return table
+
+
+def static(quick: bool) -> dict[str, Method]:
+    """The baseline, which is reported in full."""
+    return {f"static:{s:g}": Method(Static(s)) for s in (STATIC[1::2] if quick else STATIC)}
+
+
+def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
+    """The rivals: for each family the grid of which one is chosen."""
+    table: dict[str, dict[str, Method]] = {
+        "interval": _grid("interval", Interval, SCALES, WINDOWS),
+        "linear": _grid("linear", SCHEDULES["linear"], SCALES),
+        "cosine": _grid("cosine", SCHEDULES["cosine"], SCALES),
+        "exponential": _grid("exponential", Exponential, SCALES, [(r,) for r in (0.2, 0.7, 1.0, 2.0)]),
+    }
+    arguments: dict[str, Iterable[dict[str, Any]]] = {
+        "apg": [
+            {"eta": 0.0, "adaptive_projected_guidance_momentum": m, "adaptive_projected_guidance_rescale": r}
+            for m in (0.0, -0.5)
+            for r in (0.0, 5.0)
+        ],
+        "cfg_zero_star": [{"zero_init_steps": steps} for steps in (0, 1)],
+        "tcfg": [{}],
+        "mambo_g": [{"alpha": alpha} for alpha in (1.0, 3.0, 8.0)],
+    }
+    for name, rest in arguments.items():
+        table[name] = {
+            _name(name, scale, *values.values()): Method(Guider(GUIDERS[name](guidance_scale=scale, **values)))
+            for scale in SCALES
+            for values in rest
+        }
+    if find_spec("kornia"):
+        pairs = [(high, low) for high in (4.5, 6.0, 8.0, 13.0) for low in (1.5, 3.0, 6.0) if low < high]
+        table["fdg"] = {_name("fdg", *p): Method(Guider(GUIDERS["fdg"](guidance_scales=list(p)))) for p in pairs}
+    for n in (2, 4):
+        for label, steps in ((f"best_of_{n}", STEPS), (f"best_of_{n}_equal_nfe", STEPS // n)):
+            table[label] = {_name(label, s): Method(Static(s), n, True, steps) for s in SCALES}
+    # The pipeline's own scale is steered by; copies part only where the sampler draws noise.
+    for label, steps in (("feynman_kac_4", STEPS), ("feynman_kac_4_equal_nfe", STEPS // 4)):
+        table[label] = {
+            _name(label, scale, strength): Method(
+                FeynmanKac(list(search.evaluators.values()), 4, strength, weights=search.weights),
+                n=4,
+                best=True,
+                steps=steps,
+                options={"guidance_scale": scale, "eta": 1.0},
+            )
+            for scale in SCALES
+            for strength in (1.0, 4.0)
+        }
+    return table
+
+
+def quick_rivals() -> dict[str, Method]:
+    """One of each schedule, untuned."""
+    return {f"{name}:6": Method(schedule(6.0)) for name, schedule in SCHEDULES.items() if name != "static"}
+
+
+def ablations(search: GreedySearch) -> dict[str, Method]:
+    """The search with one thing changed; unchanged, it is ``dynamic``."""
+    panel = list(search.evaluators.values())
+    settings = {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
+
+    def changed(evaluators: Sequence[Evaluator] = panel, **kwargs: Any) -> Method:
+        return Method(GreedySearch(evaluators, **settings | kwargs))
+
+    table = {
+        "weights:uniform": changed([_with(e, calibration=None) for e in panel], weights={}),
+        "weights:fixed": changed([_with(e, calibration=_constant(e.calibration)) for e in panel]),
+    }
+    if len(panel) > 1:
+        table |= {f"only:{e.name}": changed([e], weights={}) for e in panel}
+    low, high = min(search.scales), max(search.scales)
+    for count in (2, 4, 6, 8, 12, 16):
+        table[f"candidates:{count}"] = changed(scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
+    if noisy := [e for e in panel if e.space == "noisy"]:
+        clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
+        table["space:denoised"] = changed([clean.get(e.name, e) for e in panel])
+    table |= {f"every:{n}": changed(every=n) for n in (1, 2, 4) if n != search.every}
+    return {f"ablation:{name}": method for name, method in table.items()}
+
+
+def _name(*parts: Any) -> str:
+    return ":".join(f"{p:g}" if isinstance(p, float) else str(p) for p in parts)
+
+
+def _grid(name: str, schedule: Callable, scales: Iterable[float], rest: Iterable[tuple] = ((),)) -> dict[str, Method]:
+    return {_name(name, s, *values): Method(schedule(s, *values)) for s in scales for values in rest}
+
+
+def _with(evaluator: Evaluator, **changes: Any) -> FunctionEvaluator:
+    """The same evaluator but for `changes`."""
+    names = ("name", "space", "needs_prompt", "in_channels", "calibration")
+    same = FunctionEvaluator(evaluator, **{name: getattr(evaluator, name) for name in names})
+    return replace(same, **changes)
+
+
+def _constant(calibration: Calibration | None) -> Calibration | None:
+    """One reliability for all noise levels, the mean."""
+    if calibration is None:
+        return None
+    mean = sum(calibration.reliability) / len(calibration.reliability)
+    return replace(calibration, reliability=(mean,) * len(calibration.reliability))
+
+
+def _as_clean(evaluator: Evaluator) -> Callable:
+    """Reads predictions of the clean latents as the clean latents that they are meant to be."""
+    return lambda candidates, context: evaluator(candidates, replace(context, noise_level=0.0))

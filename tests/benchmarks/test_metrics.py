@@ -1,0 +1,65 @@
+"""The quality benchmark's arithmetic, on numbers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import metrics
+
+CATEGORIES = ("count", "text", "binding")
+
+
+def test_paired_bootstrap():
+    sure = metrics.paired_bootstrap(np.ones((40, 2)))
+    assert sure == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    rng = np.random.default_rng(0)
+    noise = rng.choice([-1, 0, 1], size=(400, 1))
+    unsure = metrics.paired_bootstrap(noise)
+    assert unsure["low"] < unsure["mean"] < unsure["high"]
+    # The interval of a mean: 1.96 standard errors each way.
+    assert unsure["high"] - unsure["low"] == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.1)
+    # Two equal seeds of a prompt are one observation, not two.
+    assert metrics.paired_bootstrap(np.repeat(noise, 2, axis=1)) == unsure
+
+
+def test_win_rate():
+    scores, other = np.array([[0.9, 0.2], [0.5, 0.5], [0.1, 0.7]]), np.array([[0.1, 0.3], [0.5, 0.5], [0.1, 0.1]])
+    assert metrics.win_rate(scores, other)["mean"] == round((1 + 0 + 0.5 + 0.5 + 0.5 + 1) / 6, 4)
+    assert metrics.win_rate(other, other) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_by_category_and_the_best_of_each():
+    categories = ["count", "count", "text", "text"]
+    assert metrics.by_category(np.array([1, 0, 1, 1]), categories, CATEGORIES) == {"count": 0.5, "text": 1.0}
+    correct = {"a": np.array([1, 1, 0, 0]), "b": np.array([0, 1, 0, 1])}
+    best = metrics.best_per_category(correct, categories, CATEGORIES)
+    assert best == {"accuracy": 0.75, "chosen": {"count": "a", "text": "b"}}
+
+
+def test_per_step():
+    scale = np.array([[1.0, 2.0], [3.0, 2.0], [8.0, 4.0]])
+    found = metrics.per_step(scale, ["count", "count", "text"], CATEGORIES)
+    assert found == {"count": {"mean": [2.0, 2.0], "std": [1.0, 0.0]}, "text": {"mean": [8.0, 4.0], "std": [0.0, 0.0]}}
+
+
+@pytest.fixture(scope="module")
+def features():
+    return metrics.Features(metrics.real_images(150))
+
+
+def test_frechet_distance_is_small_for_the_same_distribution_and_grows_with_noise(features):
+    same = np.stack([metrics.make_scene(1000 + i, "test").image for i in range(150)])
+    noisy = np.random.default_rng(0).integers(0, 256, same.shape, dtype=np.uint8)
+    near, far = features.frechet_distance(same), features.frechet_distance(noisy)
+    assert near < far / 3
+    assert features.frechet_distance(same) == near, "the real pictures stay, those compared before do not"
+
+
+def test_diversity(features):
+    images = metrics.real_images(4)
+    assert features.diversity(images, 1) is None
+    assert features.diversity(images[[0, 0, 1, 1]], 2) == 0
+    with torch.no_grad():
+        f = features.classifier(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    expected = np.mean([np.linalg.norm(f[i] - f[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
+    assert features.diversity(images[:3], 3) == pytest.approx(expected, abs=1e-3)
