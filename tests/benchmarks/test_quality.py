@@ -1,6 +1,7 @@
 """The quality benchmark: what it runs, keeps and refuses, on random weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,37 +75,35 @@ def test_ablations_change_one_thing(pipe):
 @pytest.mark.parametrize(
     "name, nfe",
     [
-        ("dynamic", 40),
-        ("static:3", 40),
-        ("interval:6:0.3:0.8", 2 + 5 + 2 * 10 + 4),
-        ("beam:2", 80),
-        ("dynamic_best_of:2", 80),
-        ("best_of_2:3", 80),
-        ("best_of_2_equal_nfe:3", 40),
-        ("feynman_kac_4_equal_nfe:3:1", 40),
+        ("static:3", 8),
+        ("interval:6:0.3:0.8", 2 + 2 + 2 + 1),
+        ("beam:2", 16),
+        ("dynamic_best_of:2", 16),
+        ("best_of_2_equal_nfe:3", 8),
+        ("feynman_kac_4:3:1", 32),
+        ("feynman_kac_4_equal_nfe:3:1", 8),
     ],
 )
 def test_a_batch(pipe, name, nfe):
-    """Denoiser passes per image, and shapes; what is interrupted goes on from the last batch."""
-    search = pipe.guidance
-    table = rivals.ours(search, False) | rivals.static(False)
-    for grid in rivals.families(search).values():
+    """Denoiser passes per image at a fifth of the steps, and shapes."""
+    table = rivals.ours(pipe.guidance, False) | rivals.static(False)
+    for grid in rivals.families(pipe.guidance).values():
         table |= grid
-    method = table[name]
-    found = quality.make(pipe, method, [("a red circle", 1), ("two blue stars", 2)])
-    assert found["nfe"].tolist() == [nfe, nfe]
-    assert found["images"].shape == (2, 64, 64, 3) and found["images"].dtype == np.uint8
-    assert found["scale"].shape == found["timestep"].shape == (2, method.steps)
-    assert all(found[key].shape == (2,) for key in ("correct", "score", "clip"))
+    method = replace(table[name], steps=table[name].steps // 5)
+    found = quality.make(pipe, method, [("a red circle", 1)])
+    assert found["nfe"].tolist() == [nfe]
+    assert found["images"].shape == (1, 64, 64, 3) and found["images"].dtype == np.uint8
+    assert found["scale"].shape == found["timestep"].shape == (1, method.steps)
+    assert all(found[key].shape == (1,) for key in ("correct", "score", "clip"))
 
 
 def test_methods_share_their_noise(pipe):
     """A search over one scale is that static scale: the same pictures, also as the first of several."""
     rows = [("a red circle", 1), ("two blue stars", 2)]
-    static = quality.make(pipe, rivals.static(False)["static:3"], rows)
-    one = quality.make(pipe, rivals.Method(GreedySearch([], [3.0])), rows)
-    assert np.array_equal(static["images"], one["images"])
-    first = quality.make(pipe, rivals.Method(GreedySearch([], [3.0]), n=2), rows)
+    one = rivals.Method(GreedySearch([], [3.0]), steps=3)
+    static = quality.make(pipe, replace(rivals.static(False)["static:3"], steps=3), rows)
+    assert np.array_equal(static["images"], quality.make(pipe, one, rows)["images"])
+    first = quality.make(pipe, replace(one, n=2), rows)
     assert np.abs(static["images"].astype(int) - first["images"]).max() <= 1
 
 
@@ -132,10 +131,14 @@ def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
 
 def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
     """The keys that others read, and that a second run only reads."""
-    monkeypatch.setattr(
-        quality, "real_images", lambda n: np.random.default_rng(0).integers(0, 255, (80, 64, 64, 3), np.uint8)
-    )
-    monkeypatch.setattr(rivals, "STATIC", (1.5, 2.0, 3.0, 4.5))
+    noise = np.random.default_rng(0).integers(0, 255, (80, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(quality, "real_images", lambda n: noise)
+
+    def shortened(table):
+        return lambda *args: {name: replace(method, steps=2) for name, method in table(*args).items()}
+
+    for name in ("ours", "static", "quick_rivals"):
+        monkeypatch.setattr(rivals, name, shortened(getattr(rivals, name)))
     arguments = ["--quick", "--json", "-n", "5", "--seeds", "2", "--work", str(tmp_path / "work")]
     assert quality.main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
@@ -149,7 +152,7 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
         "high",
     }
     assert report["methods"][report["best_static"]]["win_rate"]["mean"] == 0.5
-    assert len(report["timesteps"]) == 20 and report["ablations"] == {} and report["validation"] == {}
+    assert len(report["timesteps"]) == 2 and report["ablations"] == {} and report["validation"] == {}
     monkeypatch.setattr(quality, "make", None)
     assert quality.main(arguments) == 0
     again = json.loads(capsys.readouterr().out)

@@ -1,0 +1,92 @@
+"""Pictures of what `benchmarks.quality` wrote, for docs/results.md.
+
+    python -m benchmarks.plots results.json --out docs
+
+Writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
+``reliability.png``, how well each evaluator ranks at each noise level; ``front.png``, accuracy against passes of the
+denoiser.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def scales(report: dict[str, Any]) -> Figure:
+    """The search's scale against the timestep: for each category its mean, and one standard deviation either side."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for category, steps in report["methods"]["dynamic"]["scale"]["per_category"].items():
+        mean, spread = np.array(steps["mean"]), np.array(steps["std"])
+        (line,) = axes.plot(report["timesteps"], mean, marker=".", label=category)
+        axes.fill_between(report["timesteps"], mean - spread, mean + spread, color=line.get_color(), alpha=0.12)
+    axes.invert_xaxis()  # as sampling goes
+    axes.set(xlabel="timestep", ylabel="chosen guidance scale", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def reliability(report: dict[str, Any]) -> Figure:
+    """Each evaluator's accuracy in ranking pairs against the share of noise; 0.5 is chance."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, calibration in report["search"]["calibration"].items():
+        if calibration is not None:
+            axes.plot(calibration["noise_level"], calibration["reliability"], marker=".", label=name)
+    axes.axhline(0.5, color="grey", linestyle=":")
+    axes.set(xlabel="share of noise", ylabel="pairs ranked rightly", xlim=(1, 0), ylim=(0.45, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def front(report: dict[str, Any]) -> Figure:
+    """Accuracy against the denoiser's passes for each image, a colour for each family; the line is what no method beats
+    at that cost."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    families: dict[str, list[tuple[float, float]]] = {}
+    for name, row in report["methods"].items():
+        families.setdefault(name.split(":")[0], []).append((row["nfe"], row["accuracy"]))
+    markers = "osD^vP*X<>"
+    for i, (family, points) in enumerate(families.items()):
+        axes.scatter(
+            *zip(*points, strict=True), marker=markers[i // 10 % len(markers)], color=f"C{i % 10}", label=family
+        )
+    best: list[tuple[float, float]] = []
+    for nfe, accuracy in sorted((p for points in families.values() for p in points), key=lambda p: (p[0], -p[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((nfe, accuracy))
+    axes.step(*zip(*best, strict=True), where="post", color="grey", linewidth=0.8, zorder=0)
+    axes.set(xlabel="passes of the denoiser for each image", ylabel="right pictures")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+PLOTS = {"scales": scales, "reliability": reliability, "front": front}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="what `python -m benchmarks.quality --json` printed")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
+    args = parser.parse_args(argv)
+    try:
+        report = json.loads(args.results.read_text(encoding="utf-8"))
+        figures = {name: plot(report) for name, plot in PLOTS.items()}
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"error: `results` {str(args.results)!r} is no report of benchmarks.quality: {error!r}", file=sys.stderr)
+        return 2
+    for name, figure in figures.items():
+        figure.savefig(args.out / f"{name}.png", dpi=120)
+        print(args.out / f"{name}.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

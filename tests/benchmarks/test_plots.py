@@ -1,0 +1,76 @@
+"""The plots show the numbers that they are given."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import plots
+
+STEPS = [900, 500, 100]
+REPORT = {
+    "timesteps": STEPS,
+    "methods": {
+        "dynamic": {
+            "accuracy": 0.5,
+            "nfe": 40.0,
+            "scale": {
+                "per_category": {
+                    "count": {"mean": [9.0, 5.0, 2.0], "std": [1.0, 0.5, 0.0]},
+                    "text": {"mean": [12.0, 12.0, 11.0], "std": [2.0, 1.0, 1.0]},
+                }
+            },
+        },
+        "static:3": {"accuracy": 0.4, "nfe": 40.0},
+        "static:6": {"accuracy": 0.45, "nfe": 40.0},
+        "budget:0.1": {"accuracy": 0.48, "nfe": 30.0},
+        "best_of_4:3": {"accuracy": 0.47, "nfe": 160.0},
+    },
+    "search": {
+        "calibration": {
+            "clip": {"noise_level": [0.1, 0.9], "reliability": [0.9, 0.6], "spread": [1.0, 1.0]},
+            "plain": None,
+        }
+    },
+}
+
+
+def test_scales():
+    (axes,) = plots.scales(REPORT).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["count"].get_xdata().tolist() == STEPS and lines["text"].get_ydata().tolist() == [12.0, 12.0, 11.0]
+    band = np.array(axes.collections[0].get_paths()[0].vertices)
+    assert band[:, 1].min() == 2.0 and band[:, 1].max() == 10.0
+    assert axes.xaxis_inverted()
+
+
+def test_reliability():
+    (axes,) = plots.reliability(REPORT).axes
+    assert axes.lines[0].get_label() == "clip" and len(axes.lines) == 2  # and chance
+    assert list(axes.lines[0].get_ydata()) == [0.9, 0.6]
+
+
+def test_front():
+    (axes,) = plots.front(REPORT).axes
+    points = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
+    assert points["static"] == [[40.0, 0.4], [40.0, 0.45]] and points["best_of_4"] == [[160.0, 0.47]]
+    assert axes.lines[0].get_xydata().tolist() == [[30.0, 0.48], [40.0, 0.5]], "dominated methods are not on it"
+
+
+def test_command_line(tmp_path, capsys):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(REPORT))
+    assert plots.main([str(results), "--out", str(tmp_path / "out")]) == 0
+    for name in plots.PLOTS:
+        assert len(Image.open(tmp_path / "out" / f"{name}.png").convert("L").getcolors()) > 20
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
+def test_bad_results(text, tmp_path, capsys):
+    results = tmp_path / "results.json"
+    if text is not None:
+        results.write_text(text)
+    assert plots.main([str(results)]) == 2
+    error = capsys.readouterr().err
+    assert "is no report of benchmarks.quality" in error and error.count("\n") == 1
