@@ -98,8 +98,9 @@ def evaluator_flops(evaluator: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     """FLOPs of scoring candidates of `shape` ``(batch, candidates, C, H, W)`` at one step, and once for every run
     (the prompt's encoding, which is remembered)."""
     twin = copy.deepcopy(evaluator).to("meta")
-    candidates, context = torch.empty(shape, device="meta"), Context([PROMPT] * shape[0], 0.0, 0.5)
-    first, later = (count(lambda: twin(candidates, context)) for _ in range(2))
+    context = Context([PROMPT] * shape[0], 0.0, 0.5)
+    # New candidates each time, as in a run: what was seen of the last ones is remembered too.
+    first, later = (count(lambda c=torch.empty(shape, device="meta"): twin(c, context)) for _ in range(2))
     return later, first - later
 
 

@@ -186,11 +186,13 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
     """Everything that ``--json`` prints."""
     started = time.monotonic()
     search, validation = pipe.guidance, validation_prompts(args.validation, VALIDATION_SEED)
-    methods, tuned = rivals.ours(search, args.quick) | rivals.static(args.quick), {}
+    wanted = lambda name: args.only is None or name.split(":")[0] in args.only  # noqa: E731
+    methods = {k: v for k, v in rivals.ours(search, args.quick).items() if k == "dynamic" or wanted(k)}
+    methods, tuned = methods | rivals.static(args.quick), {}
     if args.quick:
         methods |= rivals.quick_rivals()
     else:
-        bar = tqdm(rivals.families(search).items())
+        bar = tqdm([(k, v) for k, v in rivals.families(search).items() if wanted(k)])
         for name, grid in bar:
             bar.set_description(f"tuning {name}")
             chosen, tuned[name] = tune(pipe, grid, validation, args.work)
@@ -249,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--validation", type=int, default=120, help="captions that rivals are tuned on")
     parser.add_argument("--ablations", action="store_true", help="the search with one thing changed, too")
+    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, beam, …")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON only")

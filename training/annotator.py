@@ -28,7 +28,7 @@ from tinyworld.features import PixelClassifier, targets
 from .pairs import Pair, write_pairs
 from .trajectories import Trajectories
 
-TEMPERATURE = 0.1
+TEMPERATURE = 0.02
 TIE = 0.05
 
 
