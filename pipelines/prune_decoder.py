@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from evaluators.tokens import TokenContext
+from evaluators.tokens import Embeddings, TokenContext
 from guidance.tokens import TokenPruning, keep_count, merge_dropped
 
 from .prune_attention import attention_received, compact, take
@@ -31,6 +31,18 @@ DECODERS = (
 )
 
 
+def text_after(visual: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Which tokens of a row come after its last visual one, ``(batch, length)`` bool; none where it has no visual one.
+
+    Args:
+        visual: ``(batch, length)``, which tokens are visual.
+        present: ``(batch, length)``, which are no padding.
+    """
+    position = torch.arange(visual.shape[1], device=visual.device)
+    final = torch.where(visual, position, -1).amax(1, keepdim=True)
+    return present & (position > final) & (final >= 0)
+
+
 class DecoderPruner:
     """The hooks on one language model.
 
@@ -43,7 +55,8 @@ class DecoderPruner:
         reader: gives what the vision encoder knows, where an evaluator reads it.
 
     Raises:
-        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names.
+        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names, or
+            is spread over several devices.
     """
 
     def __init__(
@@ -62,9 +75,13 @@ class DecoderPruner:
         if "sliding_attention" in kinds or getattr(config, "sliding_window", None):
             raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
         depth = len(language_model.layers)
-        observed = [e.layers[1] for e in pruning.evaluators.values() if hasattr(e, "observe")]
-        if (deepest := max([*pruning.keep, *(n - 1 for n in observed)])) >= depth:
+        if (deepest := max(pruning.keep)) >= depth:
             raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
+        for e in pruning.evaluators.values():
+            if hasattr(e, "observe") and e.layers[1] > depth:
+                raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
+        if len({p.device for p in language_model.layers.parameters()}) > 1:
+            raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
         if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
             raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
@@ -137,7 +154,7 @@ class DecoderPruner:
         if visual is not None:
             visual = visual.to(embeds.device) & real[:, seen:]
             visual = visual if visual.any() else None
-        self.run = Run(seen, length, real, visual)
+        self.run = Run(seen, length, real, embeds, visual)
         if visual is not None:
             self.last = PruningTrace(visual)
 
@@ -167,10 +184,12 @@ class DecoderPruner:
             if run is None or run.visual is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
-            index, valid = self.candidates(run)
-            x, y = (take(states, index) for states in (x, output[0] if isinstance(output, tuple) else output))
+            y = output[0] if isinstance(output, tuple) else output
+            present, (index, valid) = run.present(), self.candidates(run)
             for evaluator in watching:
-                values = evaluator.observe(x, y, valid.to(x.device)).to(run.real.device)
+                with torch.no_grad():  # checkpointed layers run again, and then nobody looks
+                    values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
+                values = values.gather(1, index).masked_fill(~valid, 0.0)
                 run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
 
         return hook
@@ -251,7 +270,8 @@ class DecoderPruner:
             return states
         tokens = take(states, place)
         context = self.context(run, index, states, kwargs, keep)
-        decision = self.pruning.decide(tokens, context)
+        with torch.no_grad():
+            decision = self.pruning.decide(tokens, context)
         stays = decision.stays
         if decision.into is not None:
             features = context.encoder_keys() if context.encoder_keys is not None else None
@@ -260,7 +280,7 @@ class DecoderPruner:
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
 
         slots = run.chunk()
-        alive = (slots >= 0) & run.at_slots(run.real[:, run.seen :])
+        alive = run.present()
         dropped = torch.zeros_like(alive).scatter_(1, place, valid & ~stays)
         alive &= ~dropped
         length = int(alive.sum(1).max())
@@ -283,9 +303,8 @@ class DecoderPruner:
         slots = run.chunk()
         origin = slots.clamp(min=0).gather(1, place)  # in the chunk
         visual = run.at_slots(run.visual)
-        present = run.at_slots(run.real[:, run.seen :])
+        present = run.present()
         position = torch.arange(slots.shape[1], device=slots.device)
-        final = torch.where(visual, position, -1).amax(1, keepdim=True)  # the last visual token of each row
         last = position == torch.where(present, position, -1).amax(1, keepdim=True)
 
         def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
@@ -311,6 +330,11 @@ class DecoderPruner:
             offset = stage.valid.shape[1] - slots.shape[1]
             return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
 
+        def embeddings() -> Embeddings:
+            tokens, valid = compact(run.visual)
+            words, spoken = compact(text_after(run.visual, run.real[:, run.seen :]))
+            return Embeddings(take(run.embeds, tokens), valid, take(run.embeds, words), spoken)
+
         def keys() -> torch.Tensor:
             layer = self.model.layers[index]
             return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
@@ -327,8 +351,9 @@ class DecoderPruner:
             keep=keep,
             ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
             states=states,
-            instruction=present & (position > final) & (final >= 0),
-            last=last & present,
+            instruction=text_after(visual, present),
+            last=last,
+            embeddings=embeddings,
             accumulated=run.accumulated,
             attention=attention,
             keys=keys,

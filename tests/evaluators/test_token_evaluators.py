@@ -9,9 +9,10 @@ from evaluators.base import score
 from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token_baselines import RandomTokens, UniformTokens
 from evaluators.token_diversity import Diversity
+from evaluators.token_raters import RaterAttention, text_raters
 from evaluators.token_similarity import InstructionSimilarity
 from evaluators.token_transition import TokenTransition, token_transition
-from evaluators.tokens import TokenContext, as_token_evaluator, combine_tokens
+from evaluators.tokens import Embeddings, TokenContext, as_token_evaluator, combine_tokens
 
 BATCH, TOKENS, DIM = 3, 9, 6
 COUNTS = (9, 5, 1)
@@ -75,6 +76,39 @@ def test_attention_evaluators(tokens):
         ClassTokenAttention()(tokens, context())
 
 
+def test_raters(tokens):
+    """Against the rule written out word by word, and the queries that it asks attention for."""
+    words, counts, asked = torch.randn(BATCH, 4, DIM, generator=torch.Generator().manual_seed(4)), (4, 2, 0), []
+    spoken = torch.arange(4) < torch.tensor(counts)[:, None]
+    embeddings = Embeddings(tokens, context().valid, words, spoken)
+    got = text_raters(embeddings)
+    for b, count in enumerate(counts):
+        share = [0.0] * count
+        for token in tokens[b, : COUNTS[b]].tolist():
+            dots = [
+                math.exp(sum(x * y for x, y in zip(token, word, strict=True))) for word in words[b, :count].tolist()
+            ]
+            share = [s + d / sum(dots) for s, d in zip(share, dots, strict=True)]
+        expected = [s >= sum(share) / count for s in share]
+        assert got[b].tolist() == expected + [False] * (4 - count)
+    assert 0 < got[0].sum() < 4
+
+    def attention(queries, previous=False):
+        asked.append((queries, previous))
+        return torch.ones(BATCH, 2, TOKENS)
+
+    instruction = torch.zeros(BATCH, 12, dtype=torch.bool)
+    instruction[0, 5:9] = instruction[1, [3, 11]] = True
+    RaterAttention()(tokens, context(instruction=instruction, embeddings=lambda: embeddings, attention=attention))
+    ((queries, previous),) = asked
+    assert (
+        previous and queries[0, 5:9].tolist() == got[0].tolist() and queries[1, [3, 11]].tolist() == got[1, :2].tolist()
+    )
+    assert queries.sum() == got.sum()
+    one = Embeddings(tokens, context().valid, words[:, :1].expand(-1, 3, -1), torch.ones(BATCH, 3, dtype=torch.bool))
+    assert text_raters(one).any(1).all()  # words that are all alike
+
+
 def test_diversity(tokens):
     given = context()
     scores = Diversity()(tokens, given)
@@ -104,6 +138,15 @@ def test_similarity(tokens):
     given = torch.randn(DIM, generator=torch.Generator().manual_seed(3))
     got = InstructionSimilarity(given)(tokens, context())
     torch.testing.assert_close(got, torch.cosine_similarity(tokens, given, dim=-1))
+    matrix, each = torch.randn(DIM, 3), torch.randn(BATCH, 3)
+    got = InstructionSimilarity(each, project=lambda t: t @ matrix)(tokens, context())
+    torch.testing.assert_close(got, torch.cosine_similarity(tokens @ matrix, each[:, None], dim=-1))
+    with pytest.raises(ValueError, match=r"`embedding` of 'similarity' must be .* = \(3, 6\), got \(3, 3\)"):
+        InstructionSimilarity(each)(tokens, context())
+    with pytest.raises(ValueError, match=r"= \(3, 6\), got \(2, 6\)"):
+        InstructionSimilarity(tokens[:2, 0])(tokens, context())
+    with pytest.raises(ValueError, match="`project` brings tokens into the space"):
+        InstructionSimilarity(project=lambda t: t)
 
 
 def test_random_does_not_depend_on_the_batch(tokens):
