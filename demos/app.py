@@ -8,6 +8,7 @@ Serves this machine alone unless ``--host`` says otherwise. Visitors share one m
 
 import argparse
 import os
+import socket
 import tempfile
 from typing import Any
 
@@ -48,6 +49,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
         parser.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
     return args
+
+
+def check_address(args: argparse.Namespace) -> None:
+    """Whether the app can be served where it is to be."""
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    try:
+        socket.create_server((args.host, args.port), family=family).close()
+    except OSError as error:
+        args.error(f"argument --host, --port: cannot serve at {args.host} port {args.port}: {error}")
 
 
 def load_host(args: argparse.Namespace) -> Any:
@@ -143,16 +153,13 @@ def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
 def main(argv: list[str] | None = None) -> None:
     """Exits with code 2 and one line on stderr where an argument is wrong."""
     args = parse(argv)
+    check_address(args)
     generate.check_late(args)
     with tempfile.TemporaryDirectory(prefix="online-guidance-") as cache:
         # Gradio serves whatever is in here; the default is a folder that all Gradio apps of a machine share.
         os.environ["GRADIO_TEMP_DIR"] = cache
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        page = build(load_host(args), load_reader(args))
-        try:
-            serve(page, args.host, args.port or None, block=True)
-        except OSError as error:
-            args.error(f"argument --host, --port: cannot serve at {args.host}:{args.port}: {error}")
+        serve(build(load_host(args), load_reader(args)), args.host, args.port or None, block=True)
 
 
 if __name__ == "__main__":

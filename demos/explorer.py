@@ -99,7 +99,7 @@ def explore(
                 gallery.append((image, line))
                 scales[category].append(schedule)
             done = len(gallery)
-            yield gallery, plots.mean_schedules(scales), status(f"{done} of {len(jobs)} pictures", done, len(jobs))
+            yield [*gallery], plots.mean_schedules(scales), status(f"{done} of {len(jobs)} pictures", done, len(jobs))
 
 
 def tab(host: Host) -> None:
