@@ -100,7 +100,7 @@ def evaluator_flops(evaluator: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     twin = copy.deepcopy(evaluator).to("meta")
     context = Context([PROMPT] * shape[0], 0.0, 0.5)
     # New candidates each time, as in a run: what was seen of the last ones is remembered too.
-    first, later = (count(lambda c=torch.empty(shape, device="meta"): twin(c, context)) for _ in range(2))
+    first, later = (count(lambda: twin(torch.empty(shape, device="meta"), context)) for _ in range(2))
     return later, first - later
 
 

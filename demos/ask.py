@@ -90,33 +90,87 @@ def open_image(args: argparse.Namespace) -> Any:
         args.error(f"argument image: {str(args.image)!r} cannot be read as a picture: {error}")
 
 
-def panels(pixels: Any, trace: Any) -> Any:
-    """The picture as the model sees it, and after each pruning with the dropped patches darkened, side by side.
+def asked(question: str) -> str:
+    """As in training: with a question mark, unless it is a sentence of another kind."""
+    question = question.strip()
+    return question if question.endswith((".", "!")) else question.rstrip("?").rstrip() + "?"
 
-    Args:
-        pixels: ``(3, side, side)`` in any range.
-        trace: `PruningTrace` of one row with one square image.
+
+def ask(
+    model: Any, processor: Any, image: Any, question: str, method: str, keep: Any, max_new_tokens: int
+) -> tuple[str, float, Any, Any]:
+    """The answer of the pruned model, its prefill FLOPs over those of the whole model, its `PruningTrace`, and the
+    inputs it was given.
 
     Raises:
-        ValueError: the visual tokens are no square.
+        ValueError: as `pipelines.prune`.
     """
-    from PIL import Image, ImageDraw
+    from pipelines.prune import prune
+    from tinyworld import lvlm
 
-    tokens = int(trace.visual.sum())
-    side = int(tokens**0.5)
-    if side * side != tokens:
-        raise ValueError(f"{tokens} visual tokens are no square that could be shown")
+    batch = lvlm.encode(processor, [image], [question]).to(model.device)
+    whole = lvlm.prefill_flops(model, batch)
+    with prune(model, method, keep=keep) as pruner:
+        pruned = lvlm.prefill_flops(model, batch)
+        trace = pruner.last
+        (answer,) = lvlm.answer(model, processor, [image], [question], max_new_tokens=max_new_tokens)
+    return answer, pruned / whole, trace, batch
+
+
+def view(config: Any, batch: Any, image: Any, tokens: int) -> tuple[Any, slice, int, int]:
+    """What can be drawn of one picture: as the model sees it (PIL), which of its visual `tokens` lie on it row by row,
+    and how many rows and columns they make. Of a picture read in tiles it is the view of the whole.
+
+    Raises:
+        ValueError: the visual tokens are no grid.
+    """
+    from PIL import Image
+
+    kind = config.model_type
+    if "image_grid_thw" in batch:  # Qwen-VL: the picture whole, resized
+        _, rows, columns = batch["image_grid_thw"][0].tolist()
+        merge = config.vision_config.spatial_merge_size
+        return image, slice(0, tokens), rows // merge, columns // merge
+    pixels = batch["pixel_values"].flatten(0, -4)[-1 if kind in ("idefics3", "smolvlm") else 0]
     low, high = pixels.min(), pixels.max()
     array = ((pixels - low) / (high - low).clamp(min=1e-6) * 255).byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(array).resize((PANEL, PANEL), Image.Resampling.NEAREST)
-    stages = {"whole": trace.visual, **{f"after layer {layer}": kept for layer, kept in trace.kept.items()}}
-    sheet = Image.new("RGB", (len(stages) * (PANEL + 4) - 4, PANEL + 16), "white")
-    for column, (name, kept) in enumerate(stages.items()):
-        grid = kept[trace.visual].view(side, side).byte().cpu().numpy() * 255
+    side = int(tokens**0.5)
+    if kind != "llava":
+        side = config.vision_config.image_size // config.vision_config.patch_size // getattr(config, "scale_factor", 1)
+    if side * side > tokens or (kind == "llava" and side * side != tokens):
+        raise ValueError(f"{tokens} visual tokens are no square that could be shown")
+    where = slice(tokens - side * side, tokens) if kind in ("idefics3", "smolvlm") else slice(0, side * side)
+    return Image.fromarray(array), where, side, side
+
+
+def stages(config: Any, batch: Any, image: Any, trace: Any) -> list[tuple[str, int, Any]]:
+    """Before and after each pruning: a name, how many visual tokens there are, and the picture with the dropped ones
+    darkened.
+
+    Raises:
+        ValueError: the visual tokens are no grid.
+    """
+    from PIL import Image
+
+    picture, where, rows, columns = view(config, batch, image, int(trace.visual.sum()))
+    picture = picture.resize((PANEL, PANEL), Image.Resampling.NEAREST)
+    dark = Image.blend(picture, Image.new("RGB", picture.size), 0.85)
+    out = []
+    for name, kept in {"whole": trace.visual, **{f"after layer {n}": kept for n, kept in trace.kept.items()}}.items():
+        grid = kept[trace.visual][where].view(rows, columns).byte().cpu().numpy() * 255
         mask = Image.fromarray(grid).resize((PANEL, PANEL), Image.Resampling.NEAREST)
-        dark = Image.blend(picture, Image.new("RGB", picture.size), 0.85)
-        sheet.paste(Image.composite(picture, dark, mask), (column * (PANEL + 4), 16))
-        text = f"{name}: {int(kept.sum())} of {tokens}"
+        out.append((name, int(kept.sum()), Image.composite(picture, dark, mask)))
+    return out
+
+
+def panels(shown: list[tuple[str, int, Any]]) -> Any:
+    """`stages` side by side."""
+    from PIL import Image, ImageDraw
+
+    sheet = Image.new("RGB", (len(shown) * (PANEL + 4) - 4, PANEL + 16), "white")
+    for column, (name, count, picture) in enumerate(shown):
+        sheet.paste(picture, (column * (PANEL + 4), 16))
+        text = f"{name}: {count} of {shown[0][1]}"
         ImageDraw.Draw(sheet).text((column * (PANEL + 4) + 4, 2), text, fill="black")
     return sheet
 
@@ -130,7 +184,6 @@ def main(argv: list[str] | None = None) -> None:
     import transformers
 
     from guidance import TOKEN_PRESETS
-    from pipelines.prune import prune
     from tinyworld import lvlm
 
     if args.prune is not None and args.prune not in TOKEN_PRESETS:
@@ -142,26 +195,22 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:  # a broken file raises whatever its reader does
         args.error(f"argument --model: {str(args.model)!r} cannot be loaded: {error}")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    question = args.question.strip().rstrip("?").rstrip() + "?"
+    question = asked(args.question)
     if args.prune is None:
         print(lvlm.answer(model, processor, [image], [question])[0])
         return
-    batch = lvlm.encode(processor, [image], [question]).to(model.device)
-    whole = lvlm.prefill_flops(model, batch)
     try:
-        with prune(model, args.prune, keep=args.keep) as pruner:
-            pruned = lvlm.prefill_flops(model, batch)
-            trace = pruner.last
-            print(lvlm.answer(model, processor, [image], [question])[0])
+        answer, ratio, trace, batch = ask(model, processor, image, question, args.prune, args.keep, lvlm.MAX_NEW_TOKENS)
     except ValueError as error:
         args.error(f"argument --prune, --keep: {error}")
+    print(answer)
     print(f"visual tokens: {int(trace.visual.sum())}")
     for layer, kept in trace.kept.items():
         print(f"after layer {layer}: {int(kept.sum())}")
-    print(f"prefill FLOPs, pruned / whole: {pruned / whole:.3f}")
+    print(f"prefill FLOPs, pruned / whole: {ratio:.3f}")
     if args.show is not None:
         try:
-            panels(batch["pixel_values"][0], trace).save(args.show)
+            panels(stages(model.config, batch, image, trace)).save(args.show)
         except (OSError, ValueError) as error:
             args.error(f"argument --show: {error}")
         print(args.show)

@@ -76,7 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check_late(args: argparse.Namespace) -> None:
-    """The checks that take torch or touch the disk; sets `args.device`."""
+    """The checks that take torch; sets `args.device`."""
     import torch
 
     from evaluators import EVALUATORS
@@ -92,6 +92,10 @@ def check_late(args: argparse.Namespace) -> None:
         torch.empty(1, device=args.device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         args.error(f"argument --device: {args.device} cannot be used: {str(error).splitlines()[0]}")
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Whether ``--out`` can be written to; makes it."""
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
@@ -160,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     """Exits with code 2 and one line on stderr where an argument is wrong."""
     args = parse(argv)
     check_late(args)
+    check_out(args)
     try:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:

@@ -1,4 +1,5 @@
-"""Asks a LLaVA about pictures and counts what that costs. Serves the embedded model and any with a chat template."""
+"""Asks a vision-language model about pictures and counts what that costs: the embedded one, or any with a chat
+template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.cache_utils import Cache
 
 import tinyworld
@@ -15,17 +16,17 @@ import tinyworld
 MAX_NEW_TOKENS = 8  # the longest answer is a word boundary, three letters and the end
 
 
-def load(folder: str | Path | None = None) -> tuple[LlavaForConditionalGeneration, Any]:
+def load(folder: str | Path | None = None) -> tuple[PreTrainedModel, Any]:
     """Model in eval mode (float32) and processor from a folder, by default the embedded ones.
 
     Raises:
-        OSError, ValueError: what the folder holds is no LLaVA with its processor.
+        OSError, ValueError: the folder holds no vision-language model with its processor.
     """
     if folder is None:
         folder = tinyworld.WEIGHTS / "lvlm"
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"there is no embedded vision-language model in {str(folder)!r}; name another")
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     if getattr(processor, "chat_template", None) is None:
         raise ValueError(f"the processor in {str(folder)!r} has no chat template")
@@ -44,17 +45,18 @@ def encode(processor: Any, images: Sequence[Image.Image], questions: Sequence[st
 
 @torch.inference_mode()
 def answer(
-    model: LlavaForConditionalGeneration,
+    model: PreTrainedModel,
     processor: Any,
     images: Sequence[Image.Image],
     questions: Sequence[str],
     batch_size: int = 32,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
     """Greedy answers, one for each image and question."""
     answers: list[str] = []
     for i in range(0, len(questions), batch_size):
         batch = encode(processor, images[i : i + batch_size], questions[i : i + batch_size]).to(model.device)
-        ids = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        ids = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
         written = ids[:, batch["input_ids"].shape[1] :]
         answers += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
     return answers

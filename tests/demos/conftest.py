@@ -1,3 +1,22 @@
+import functools
+from pathlib import Path
+
+import pytest
 from embedded import embedded, weights
 
-__all__ = ["embedded", "weights"]
+__all__ = ["embedded", "host", "weights"]
+
+
+@functools.cache
+def _load(weights: Path):  # once for all tests: nothing may leave a mark on it
+    from demos import app, generate
+
+    args = app.parse([])
+    generate.check_late(args)
+    return app.load_host(args)
+
+
+@pytest.fixture
+def host(embedded):
+    """What visitors of the app share, on the stand-in for the embedded weights."""
+    return _load(embedded)

@@ -1,0 +1,177 @@
+"""The Playground tab: one prompt by the search and at a fixed scale, side by side, and why each step chose so."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from . import plots
+from .host import MAX_PROMPT, MAX_STEPS, STEPS, Host, number, prompt, whole
+from .live import errors_as_messages, live
+from .looks import Card, cards, status
+from .side_by_side import Progress, Result, run
+
+MAX_SEED = 2**32 - 1  # what a browser's number still holds exactly
+STATIC_SCALE, MAX_SCALE = 4.5, 100.0
+EXAMPLES = (
+    "two red circles above a blue square",
+    "three green triangles",
+    'a yellow sign saying "CAB"',
+    "a pink heart",
+)
+
+# A click on the schedule sets the slider, and the slider moves the line in the schedule.
+CLICK = """<script>
+new MutationObserver(() => {
+  const plot = document.querySelector('#schedule .js-plotly-plot');
+  if (!plot || !plot.on || plot.dataset.bound) return;
+  plot.dataset.bound = true;
+  const input = document.querySelector('#step input[type=number]');
+  const mark = (step) => window.Plotly.relayout(plot, {'shapes[0].x0': step, 'shapes[0].x1': step});
+  mark(Number(input.value));
+  plot.on('plotly_click', (event) => {
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, event.points[0].x);
+    for (const kind of ['input', 'change', 'blur']) input.dispatchEvent(new Event(kind, {bubbles: true}));
+  });
+}).observe(document, {childList: true, subtree: true});
+</script>"""
+MARK = """(step) => {
+  const plot = document.querySelector('#schedule .js-plotly-plot');
+  if (plot && window.Plotly) window.Plotly.relayout(plot, {'shapes[0].x0': step, 'shapes[0].x1': step});
+}"""
+
+
+def generate(host: Host, text: Any, seed: Any, steps: Any, static: Any, *search: Any) -> Iterator[tuple]:
+    """Yields dynamic picture, static picture, status, and what `explain` returns, as they come.
+
+    Raises:
+        gr.Error: an input that cannot be used, before anything is sampled, or what the pipeline says of it.
+    """
+    keep = gr.skip()
+    with errors_as_messages():
+        text = prompt(text)
+        seed = whole(seed, "Seed", 0, MAX_SEED)
+        steps = whole(steps, "Steps", 2, MAX_STEPS)
+        static = number(static, "Static scale", 0, MAX_SCALE)
+        guidance = host.search(*search)
+        yield None, None, status("Waiting for the model …"), gr.Column(visible=False), keep, keep, "", None
+        updates = live(
+            host.lock, lambda report: run(host.pipe, guidance, text, seed, steps, static, host.decode, report)
+        )
+        for update in updates:
+            if isinstance(update, Progress):
+                text = f"Step {update.done} of {update.steps}, dynamic {update.scale:g}, static {static:g}"
+                line = status(text, update.done, update.steps)
+                yield *(update.images or (keep, keep)), line, keep, keep, keep, keep, keep
+            else:
+                yield *update.images, status(summary(update)), *explain(host, update)
+
+
+def summary(result: Result) -> str:
+    """What was done, in a sentence."""
+    scales = result.trace.scales[:, 0]
+    return (
+        f"Dynamic: mean scale {scales.mean():.1f}, from {scales.min():g} to {scales.max():g}. "
+        f"Static: {result.static:g}. Same prompt, same noise."
+    )
+
+
+def explain(host: Host, result: Result) -> tuple:
+    """The explanation made visible, schedule, step slider at a searched step in the middle, its candidates, result."""
+    steps = result.trace.steps
+    searched = [i for i, step in enumerate(steps, start=1) if "scores" in step] or [1]
+    step = min(searched, key=lambda i: abs(i - len(steps) / 2))
+    slider = gr.Slider(maximum=len(steps), value=step)
+    figure = plots.schedule(result.trace, result.static)
+    return gr.Column(visible=True), figure, slider, candidates(host, result, step), result
+
+
+def candidates(host: Host, result: Result | None, step: Any) -> str:
+    """What each candidate scale would have made of step `step` (from 1), as HTML; the one chosen is marked."""
+    if result is None:
+        return ""
+    with errors_as_messages():
+        index = whole(step, "Step", 1, len(result.trace.steps)) - 1
+        record = result.trace.to_dict()["steps"][index]
+        scales = result.trace.candidates
+        held = "scores" not in record
+        used = plots.place(scales, record["scale"][0])
+        items = []
+        for k, (scale, image) in enumerate(zip(scales, host.decode(result.denoised(index)), strict=True)):
+            scores = {} if held else {name: values[0][k] for name, values in record["scores"].items()}
+            lines = [f"{name} {'—' if value is None else f'{value:.3g}'}" for name, value in scores.items()]
+            if not held and record["total"][0][k] is not None:
+                lines.append(f"combined {record['total'][0][k]:+.2f}")
+            mark = ("kept" if held else "chosen") if k == used else None
+            items.append(Card(image, f"scale {scale:g}", tuple(lines), mark))
+        return cards(items)
+
+
+def tab(host: Host) -> None:
+    """Builds the tab inside the `gr.Blocks` in force."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            text = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_length=MAX_PROMPT, elem_id="prompt")
+            if host.embedded:
+                gr.Examples([[example] for example in EXAMPLES], [text], label="The embedded model knows such scenes")
+            with gr.Row():
+                go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
+                stop = gr.Button("Cancel", elem_id="cancel", min_width=120)
+            with gr.Row():
+                seed = gr.Number(4, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
+                static = gr.Number(STATIC_SCALE, label="Static scale", minimum=0, maximum=MAX_SCALE, min_width=120)
+            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps")
+            with gr.Accordion("The search", open=False):
+                search = host.controls()
+                gr.Markdown("A weight of 0 leaves an evaluator out.", elem_classes="note")
+        with gr.Column(scale=5, min_width=320):
+            with gr.Row():
+                dynamic_picture = _picture("**Dynamic** scale", "dynamic")
+                static_picture = _picture("**Static** scale", "static")
+            line = gr.HTML(status("Ready."), elem_id="status")
+            with gr.Column(visible=False, elem_id="why") as why:
+                figure = gr.Plot(show_label=False, elem_id="schedule", container=False)
+                step = gr.Slider(1, STEPS, 1, step=1, label="Step, also by a click on the schedule", elem_id="step")
+                gallery = gr.HTML(elem_id="candidates")
+                gr.Markdown(
+                    "What the picture would become by each candidate scale, as predicted at this step. The search took "
+                    "the marked one, or kept it from the step before; the colours above compare the candidates of a "
+                    "step with each other, brighter is better.",
+                    elem_classes="note",
+                )
+    result = gr.State()
+    started = gr.on(
+        [go.click, text.submit],
+        partial(generate, host),
+        [text, seed, steps, static, *search],
+        [dynamic_picture, static_picture, line, why, figure, step, gallery, result],
+        concurrency_id="pipeline",
+        concurrency_limit=1,
+        show_progress="minimal",
+        show_progress_on=[line],
+        api_visibility="private",
+    )
+    stop.click(lambda: status("Cancelled."), None, line, cancels=[started], queue=False, api_visibility="private")
+    step.change(
+        partial(candidates, host),
+        [result, step],
+        gallery,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    step.change(None, step, None, js=MARK)
+
+
+def _picture(heading: str, name: str) -> gr.Image:
+    with gr.Column(min_width=150):
+        gr.Markdown(heading, elem_classes="heading")
+        return gr.Image(
+            show_label=False,
+            elem_id=name,
+            elem_classes="picture",
+            format="png",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+        )
