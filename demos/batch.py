@@ -11,19 +11,18 @@ prompts, methods and seeds.
 
 import argparse
 import hashlib
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
-from . import generate
-from .arguments import Parser, method, seeds, size
+from . import arguments, gallery, generate
 from .manifest import Image, Manifest, publish
 from .prompts import read
 
 Job = tuple[str, int]  # prompt and seed
 
 
-def from_yaml(parser: Parser, path: str) -> list[str]:
+def from_yaml(parser: arguments.Parser, path: str) -> list[str]:
     """The arguments that a YAML file gives: a key is an option's name, ``prompts`` the prompts."""
     import yaml
 
@@ -48,13 +47,17 @@ def from_yaml(parser: Parser, path: str) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = Parser(prog="demos.batch", description=__doc__.splitlines()[0])
+    parser = arguments.Parser(prog="demos.batch", description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="?", help="file or data set")
-    parser.add_argument("--study", metavar="FILE", help="YAML with any of these arguments; the command line goes first")
-    parser.add_argument("--methods", nargs="+", type=method, help="dynamic, static:SCALE, interval:SCALE, …")
-    parser.add_argument("--seeds", nargs="+", type=seeds, default=[range(1)], help="a seed or FIRST:STOP; default 0")
+    parser.add_argument("--study", metavar="FILE", help="YAML of these arguments; the command line goes first")
+    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, static:SCALE, interval:SCALE, …")
+    parser.add_argument(
+        "--seeds", nargs="+", type=arguments.seeds, default=[range(1)], help="a seed or FIRST:STOP; default 0"
+    )
     parser.add_argument("--out", type=Path, metavar="STUDY", help="folder")
-    parser.add_argument("--limit-disk", type=size, metavar="SIZE", help="stop before the pictures take more, as 20GB")
+    parser.add_argument(
+        "--limit-disk", type=arguments.size, metavar="SIZE", help="stop before the pictures take more, as 20GB"
+    )
     generate.add_model_arguments(parser)
     args = parser.parse_args(argv)
     if args.study is not None:
@@ -130,10 +133,10 @@ def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest
         batches += [(method, left)] if left else []
     common = manifest.settings()
     total = sum(len(left) for _, left in batches)
-    with (
-        tempfile.TemporaryDirectory(prefix=".partial-", dir=args.out) as partial,
-        tqdm(total=total, unit="image", desc=f"process {args.rank}" if args.world > 1 else None) as bar,
-    ):
+    partial = args.out / f".partial-{args.rank}"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    with tqdm(total=total, unit="image", desc=f"process {args.rank}" if args.world > 1 else None) as bar:
         for method, left in batches:
             check_disk(args, manifest, len(left))
             prompts, numbers = zip(*left, strict=True)
@@ -144,13 +147,14 @@ def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest
             images = []
             for row, (prompt, seed) in enumerate(left):
                 data = common | {"prompt": prompt, "seed": seed, "method": method}
-                files = generate.save(Path(partial) / str(row), made[row], trace.sample(row), data)
+                files = generate.save(partial / str(row), made[row], trace.sample(row), data)
                 stem = f"images/{folder_of(prompt)}/{method.replace(':', '-')}_{seed:04d}"
                 targets = [stem + ".png", stem + "_trace.json"]
                 size = sum(publish(file, args.out / target) for file, target in zip(files, targets, strict=True))
                 images.append(Image(prompt, method, seed, *targets, size))
             manifest.add(images=images)  # after its files: what the manifest has is there
             bar.update(len(left))
+    partial.rmdir()
 
 
 def folder_of(prompt: str) -> str:
@@ -162,7 +166,7 @@ def check_disk(args: argparse.Namespace, manifest: Manifest, count: int) -> None
     """Stops where `count` more pictures, as large as those before, would take more than ``--limit-disk``."""
     if args.limit_disk is None:
         return
-    images, size = len(manifest.images()), manifest.bytes()
+    images, size = manifest.usage()
     if size + count * (size / images if images else 0) > args.limit_disk:
         args.error(
             f"argument --limit-disk: {images} pictures take {size / 1e6:.1f} MB; a higher limit goes on from here"
@@ -199,8 +203,6 @@ def main(argv: list[str] | None = None) -> None:
         manifest.add(args.prompts)
         run(args, pipe, guidances, manifest, done)
     if machine == 0:
-        from . import gallery
-
         print(gallery.write(args.out))
 
 

@@ -1,5 +1,6 @@
 """What a batch made, to look at: one page, and a contact sheet for every prompt."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -88,6 +89,6 @@ def _sheet(folder: Path, target: Path, methods: list[str], rows: list[tuple[int,
             picture = picture.resize([max(1, round(side * scale)) for side in picture.size], method)
             sheet.paste(picture, (56 + column * (THUMB + 8), 24 + row * (THUMB + 8)))
     target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(f".{target.name}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     sheet.save(partial, "PNG")
     publish(partial, target)

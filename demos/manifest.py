@@ -80,13 +80,16 @@ class Manifest:
         self.connection.close()
 
     def settle(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Keeps those settings that are new; returns those that the study has with another value: (its, this one)."""
-        with transaction(self.connection):
-            for key, value in settings.items():
-                self.connection.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
-        kept = self.settings()
+        """Returns those settings that the study has with another value, (its, this one); keeps them where there are
+        none."""
         wanted = json.loads(json.dumps(settings))  # tuples become lists there too
-        return {key: (kept[key], value) for key, value in wanted.items() if kept[key] != value}
+        with transaction(self.connection):
+            kept = self.settings()
+            other = {key: (kept[key], value) for key, value in wanted.items() if kept.get(key, value) != value}
+            if not other:
+                rows = [(key, json.dumps(value)) for key, value in wanted.items()]
+                self.connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
+        return other
 
     def settings(self) -> dict[str, Any]:
         """What every picture was made with."""
@@ -107,9 +110,9 @@ class Manifest:
         columns = "prompt, method, seed, file, trace, bytes"
         return [Image(*row) for row in self.connection.execute(f"SELECT {columns} FROM images ORDER BY rowid")]
 
-    def bytes(self) -> int:
-        """Of all pictures and traces."""
-        return self.connection.execute("SELECT coalesce(sum(bytes), 0) FROM images").fetchone()[0]
+    def usage(self) -> tuple[int, int]:
+        """How many pictures there are, and the bytes of them and their traces."""
+        return self.connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM images").fetchone()
 
     def collect(self) -> None:
         """Takes in what other machines wrote beside this manifest."""
