@@ -31,14 +31,15 @@ def open_database(path: Path, schema: str | None) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
     if schema is not None:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # what is committed has reached the disk
         connection.executescript(schema)
     return connection
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Everything in the block or, after an error, nothing."""
+def transaction(connection: sqlite3.Connection, durable: bool = True) -> Iterator[None]:
+    """Everything in the block or, after an error, nothing. What is `durable` has reached the disk at its end; the rest
+    survives the end of the process, and gets there with the next that is."""
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

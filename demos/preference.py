@@ -82,7 +82,7 @@ def strengths(wins: np.ndarray, seed: int = 0) -> dict[str, list[float] | None]:
 
     def fit(matrix: np.ndarray) -> np.ndarray:
         prior = PRIOR * (1 - np.eye(len(matrix)))
-        return choix.ilsr_pairwise_dense(matrix + prior) * 400 / math.log(10)
+        return choix.ilsr_pairwise_dense(matrix + prior, max_iter=10_000) * 400 / math.log(10)
 
     found: dict[str, list[float] | None] = {"strength": fit(wins.sum(0)).tolist(), "low": None, "high": None}
     if len(wins) > 1:

@@ -54,7 +54,7 @@ def _table(path: Path) -> Any:
     if kind == ".parquet":
         return pd.read_parquet(path)
     if kind == ".jsonl":
-        return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        return pd.read_json(path, lines=True, dtype=False)
     # A prompt may be the word "null".
     return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
 
@@ -88,6 +88,6 @@ def _category(value: Any) -> str:
     if hasattr(value, "tolist"):  # parquet gives lists as arrays
         value = value.tolist()
     if isinstance(value, dict):
-        value = [part for parts in value.values() for part in (parts if isinstance(parts, list) else [parts])]
+        value = [part for part in map(_category, value.values()) if part]
     parts = value if isinstance(value, list) else [value]
     return "; ".join(dict.fromkeys(part.strip() for part in parts if isinstance(part, str) and part.strip()))

@@ -9,6 +9,7 @@ python -m demos.study --votes-for 53.8
 import argparse
 import getpass
 import os
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from .arguments import Parser, port, positive
 
 PASSWORD = "STUDY_PASSWORD"  # environment variable
 QUESTIONS = ("overall", "alignment", "quality", "text")
+NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
 
 
 def rate(text: str) -> float:
@@ -72,7 +74,9 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
         server_name=args.host,
         server_port=args.port or None,
         share=args.share,
-        auth=None if password is None else (lambda user, given: given == password),
+        auth=None
+        if password is None
+        else (lambda user, given: secrets.compare_digest(given.encode(), password.encode())),
         auth_message="Any name, and the password that you were given.",
         prevent_thread_lock=not block,
         quiet=not block,
@@ -97,9 +101,7 @@ class PageOnly:
         from starlette.responses import PlainTextResponse
 
         path = scope.get("path", "").lower()
-        if scope["type"] == "http" and any(
-            part in path for part in ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
-        ):
+        if scope["type"] == "http" and any(part in path for part in NOT_SERVED):
             await PlainTextResponse("not served", 403)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -132,8 +134,10 @@ def main(argv: list[str] | None = None) -> None:
         try:
             check_every = 0 if args.no_checks else args.check_every
             page = study_page.build(args.study, args.questions, check_every, bool(args.raters), args.show_report)
+            store = votes.VoteStore(args.study)
             for name in args.raters or []:
-                print(f"{name}: http://{args.host}:{args.port}/?rater={votes.VoteStore(args.study).invite(name)}")
+                print(f"{name}: http://{args.host}:{args.port}/?rater={store.invite(name)}", flush=True)
+            store.close()
         except (OSError, ValueError) as error:
             args.error(f"argument study: {error}")
         try:

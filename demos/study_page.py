@@ -70,8 +70,8 @@ def picture(path: Path, spoilt: bool = False) -> str:
         image = Image.fromarray(tiles.swapaxes(1, 2).reshape(rows * side, columns * side, 3))
     data = io.BytesIO()
     image.save(data, "PNG")
-    smooth = ' class="smooth"' if min(image.size) >= 256 else ""
-    return f'<img{smooth} alt="" draggable="false" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    look = "smooth" if min(image.size) >= 256 else "pixels"
+    return f'<img class="{look}" alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
 def pair(folder: Path, task: Task) -> str:

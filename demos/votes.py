@@ -128,7 +128,7 @@ class VoteStore:
     def task(self, rater: str, place: int | None = None) -> tuple[Task | None, int]:
         """The question at `place` among all that this rater has had, or the first without an answer; and its place.
         `None` after the last pair."""
-        with self._lock, transaction(self._connection):
+        with self._lock, transaction(self._connection, durable=False):
             tasks = self._tasks(rater)
             if place is None:
                 place = next((i for i, task in enumerate(tasks) if task.choice is None), len(tasks))

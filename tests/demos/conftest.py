@@ -1,3 +1,4 @@
 from embedded import embedded, weights
+from study_folder import ram
 
-__all__ = ["embedded", "weights"]
+__all__ = ["embedded", "ram", "weights"]
