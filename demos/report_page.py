@@ -81,8 +81,10 @@ def text(summary: dict[str, Any]) -> str:
     lines = [f"{summary['votes']} votes of {summary['raters']} raters on {summary['prompts']} prompts"]
     for question, found in summary["questions"].items():
         for pair in found["pairs"]:
-            line = (
-                f"{question}: {pair['a']} against {pair['b']}: {pair['a']} wins, {pair['tie']} ties, {pair['b']} losses"
-            )
+            names = f"{pair['a']} against {pair['b']}"
+            line = f"{question}: {names}: {pair['a_wins']} wins, {pair['ties']} ties, {pair['b_wins']} losses"
+            if pair["decided"]["rate"] is not None:
+                rate, low, high = (100 * pair["decided"][key] for key in ("rate", "low", "high"))
+                line += f", {rate:.1f} % ({low:.1f} – {high:.1f}), p = {_p(pair['decided']['p'])}"
             lines.append(line)
     return "\n".join(lines)
