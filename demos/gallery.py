@@ -18,8 +18,10 @@ h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 p, small, caption { color: var(--soft); }
 table { border-collapse: collapse; } th, td { padding: .35rem .75rem .35rem 0; text-align: left; font-weight: normal; }
-th { color: var(--soft); } .wide { overflow-x: auto; }
-.pictures td { padding: 0 .5rem .5rem 0; } .pictures th { font-size: .85rem; padding: 0 .5rem .35rem 0; }
+th { color: var(--soft); } tr + tr { border-top: 1px solid var(--line); } td small { margin-left: .4rem; }
+.part td:first-child { color: var(--soft); padding-left: 1rem; } .wide { overflow-x: auto; }
+.pictures tr { border: 0; } .pictures td { padding: 0 .5rem .5rem 0; }
+.pictures th { font-size: .85rem; padding: 0 .5rem .35rem 0; }
 img { display: block; width: 12rem; max-width: 40vw; height: auto; border-radius: 8px; border: 1px solid var(--line);
   image-rendering: pixelated; }
 a { color: inherit; }

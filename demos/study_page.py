@@ -21,23 +21,27 @@ from .votes import QUESTIONS, Task, VoteStore
 SPOILT_GRID = 16  # an attention check shuffles so many by so many tiles of a picture
 ANSWERS = {"left": "Left", "tie": "Tie", "right": "Right"}
 STYLE = """<style>
-.study-page {max-width: 900px; margin: 0 auto;}
+.study-page {max-width: 900px; margin: 0 auto; gap: 14px !important;}
+.study-page .html-container, .study-report .html-container {padding: 0 !important;}
 .pair h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; text-align: center; color: var(--body-text-color);}
-.pair p {margin: 0 0 1rem; text-align: center; overflow-wrap: anywhere; color: var(--body-text-color-subdued);}
+.pair p {margin: 0 0 .9rem; text-align: center; overflow-wrap: anywhere; color: var(--body-text-color);}
 .pair div {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
-.pair img {width: 100%; aspect-ratio: 1; object-fit: contain; image-rendering: pixelated; border-radius: 12px;
+.pair img {width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 12px; display: block;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);}
-.pair img.smooth {image-rendering: auto;}
-#study-answers {flex-wrap: nowrap;}
+.pair img.pixels {image-rendering: pixelated;}
+#study-answers {flex-wrap: nowrap; gap: 12px;}
 #study-answers button {min-width: 0; min-height: 52px;}
-#study-answers button.chosen {outline: 2px solid var(--primary-500); outline-offset: 2px;}
+#study-answers button.chosen {background: var(--primary-600); color: white;}
+#study-back {align-self: center; width: auto; min-width: 120px;}
 .study-note {color: var(--body-text-color-subdued); font-size: var(--text-sm); text-align: center;}
-.report {color: var(--body-text-color);}
+@media (pointer: coarse), (max-width: 600px) {.study-keys {display: none;}}
+.report {color: var(--body-text-color); line-height: 1.5;}
 .report .wide {overflow-x: auto;}
-.report table {border-collapse: collapse; margin: .25rem 0 .75rem;}
-.report th, .report td {text-align: left; font-weight: normal; padding: .35rem 1rem .35rem 0; white-space: nowrap;}
+.report table {border-collapse: collapse; margin: .25rem 0 .75rem; font-variant-numeric: tabular-nums;}
+.report th, .report td {text-align: left; font-weight: normal; padding: .35rem 1.25rem .35rem 0; white-space: nowrap;}
 .report tr {border-bottom: 1px solid var(--border-color-primary);}
 .report th, .report small, .report .part td:first-child {color: var(--body-text-color-subdued);}
+.report small {margin-left: .4rem;}
 .report .part td:first-child {padding-left: 1rem;}
 .report h3 {margin: 1rem 0 .25rem; font-size: 1.1rem; font-weight: 600; text-transform: capitalize;}
 </style>"""
@@ -193,7 +197,7 @@ def build(
     folder = Path(study_folder)
     sitting = Sitting(VoteStore(folder, questions, check_every), named)
     with gr.Blocks(title="Which picture is better?", analytics_enabled=False) as page:
-        gr.HTML(STYLE, padding=False)
+        _html(STYLE)
         if show_report:
             with gr.Tab("Vote"):
                 _vote(page, sitting)
@@ -210,14 +214,14 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
     kept = gr.BrowserState(None, storage_key=f"study-{store}", secret=store)
     state, shown = gr.State(None), gr.Textbox(visible=False)
     with gr.Column(elem_classes="study-page"):
-        body = gr.HTML(message("One moment", "The first pair is on its way."), padding=False)
+        body = _html(message("One moment", "The first pair is on its way."))
         with gr.Row(elem_id="study-answers"):
             buttons = [
                 gr.Button(text, elem_id=f"study-{side}", size="lg", interactive=False) for side, text in ANSWERS.items()
             ]
-        note = gr.HTML(padding=False)
+        note = _html()
         back = gr.Button("Back", elem_id="study-back", size="sm", variant="secondary", interactive=False)
-        gr.HTML('<div class="study-note">Keys: ← left, ↓ tie, → right, Backspace back</div>', padding=False)
+        _html('<div class="study-note study-keys">Keys: ← left, ↓ tie, → right, Backspace back</div>')
     outputs = [state, body, note, *buttons, back]
     for side, button in zip(ANSWERS, buttons, strict=True):
 
@@ -232,12 +236,17 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
 
 def _report(folder: Path, tab: gr.Tab) -> None:
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    body = gr.HTML(padding=False)
-    gr.Button("Refresh", size="sm").click(lambda: results(folder), None, body, **options)
-    gr.Markdown("### How many votes?")
-    with gr.Row():
-        rate = gr.Number(53.8, label="To find a preference of, %", minimum=0.1, maximum=99.9)
-        power = gr.Number(80, label="With certainty (power), %", minimum=6, maximum=99.9)
-    needed = gr.Markdown(plan(53.8, 80))
+    with gr.Column(elem_classes="study-report"):
+        body = _html()
+        refresh = gr.Button("Refresh", size="sm")
+        gr.Markdown("### How many votes?")
+        with gr.Row():
+            rate = gr.Number(53.8, label="To find a preference of, %", minimum=0.1, maximum=99.9)
+            power = gr.Number(80, label="With certainty (power), %", minimum=6, maximum=99.9)
+        needed = gr.Markdown(plan(53.8, 80))
     gr.on([rate.change, power.change], plan, [rate, power], needed, **options)
-    tab.select(lambda: results(folder), None, body, **options)
+    gr.on([tab.select, refresh.click], lambda: results(folder), None, body, **options)
+
+
+def _html(value: str = "") -> gr.HTML:
+    return gr.HTML(value, padding=False, apply_default_css=False)

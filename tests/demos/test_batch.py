@@ -171,11 +171,11 @@ def test_other_settings_are_refused(made, prompts, ram, capsys):
 def test_limit_disk_stops_before_and_a_higher_one_goes_on(made, prompts, ram, capsys):
     out = ram / "study"
     with pytest.raises(SystemExit):
-        run(prompts, out, "--limit-disk", "8KB")
+        run(prompts, out, "--limit-disk", "30KB")
     assert "--limit-disk" in capsys.readouterr().err
     with Manifest(out, read_only=True) as manifest:
         count, size = manifest.usage()
-    assert 0 < count < 18 and size <= 8000
+    assert 0 < count < 18 and size <= 30_000
     run(prompts, out, "--limit-disk", "1GB")
     assert len(made) == 18
 
