@@ -38,8 +38,8 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 <div class="wide"><table>
 <tr><th>method</th><th>Bradley–Terry strength, Elo points</th></tr>
 {% for row in found.strengths %}
-<tr><td>{{ row.method }}</td><td>{{ "%+.0f" | format(row.strength) }}{% if row.low is not none %}
-<small>{{ "%+.0f" | format(row.low) }} to {{ "%+.0f" | format(row.high) }}</small>{% endif %}</td></tr>
+<tr><td>{{ row.method }}</td><td>{{ row.strength | points }}{% if row.low is not none %}
+<small>{{ row.low | points }} to {{ row.high | points }}</small>{% endif %}</td></tr>
 {% endfor %}
 </table></div>
 {% endif %}
@@ -66,6 +66,7 @@ def _p(value: float | None) -> str:
 _environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
 _environment.filters["p"] = _p
+_environment.filters["points"] = lambda value: f"{round(value):+d}"
 
 
 def fragment(summary: dict[str, Any]) -> str:

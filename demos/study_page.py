@@ -21,6 +21,7 @@ from .votes import QUESTIONS, Task, VoteStore
 SPOILT_GRID = 16  # an attention check shuffles so many by so many tiles of a picture
 ANSWERS = {"left": "Left", "tie": "Tie", "right": "Right"}
 STYLE = """<style>
+.study-page, .study-report {--soft: color-mix(in srgb, var(--body-text-color) 65%, transparent);}
 .study-page {max-width: 900px; margin: 0 auto; gap: 14px !important;}
 .study-page .html-container, .study-report .html-container {padding: 0 !important;}
 .pair h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; text-align: center; color: var(--body-text-color);}
@@ -32,15 +33,17 @@ STYLE = """<style>
 #study-answers {flex-wrap: nowrap; gap: 12px;}
 #study-answers button {min-width: 0; min-height: 52px;}
 #study-answers button.chosen {background: var(--primary-600); color: white;}
-#study-back {align-self: center; width: auto; min-width: 120px;}
-.study-note {color: var(--body-text-color-subdued); font-size: var(--text-sm); text-align: center;}
+#study-back, #study-refresh {align-self: center; width: auto; min-width: 120px;}
+#study-refresh {align-self: start;}
+.report p {margin: 0 0 .5rem;}
+.study-note {color: var(--soft); font-size: var(--text-sm); text-align: center;}
 @media (pointer: coarse), (max-width: 600px) {.study-keys {display: none;}}
 .report {color: var(--body-text-color); line-height: 1.5;}
 .report .wide {overflow-x: auto;}
 .report table {border-collapse: collapse; margin: .25rem 0 .75rem; font-variant-numeric: tabular-nums;}
 .report th, .report td {text-align: left; font-weight: normal; padding: .35rem 1.25rem .35rem 0; white-space: nowrap;}
 .report tr {border-bottom: 1px solid var(--border-color-primary);}
-.report th, .report small, .report .part td:first-child {color: var(--body-text-color-subdued);}
+.report th, .report small, .report .part td:first-child {color: var(--soft);}
 .report small {margin-left: .4rem;}
 .report .part td:first-child {padding-left: 1rem;}
 .report h3 {margin: 1rem 0 .25rem; font-size: 1.1rem; font-weight: 600; text-transform: capitalize;}
@@ -238,7 +241,7 @@ def _report(folder: Path, tab: gr.Tab) -> None:
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     with gr.Column(elem_classes="study-report"):
         body = _html()
-        refresh = gr.Button("Refresh", size="sm")
+        refresh = gr.Button("Refresh", elem_id="study-refresh", size="sm")
         gr.Markdown("### How many votes?")
         with gr.Row():
             rate = gr.Number(53.8, label="To find a preference of, %", minimum=0.1, maximum=99.9)
