@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+SCHEDULE_NAMES = ("static", "interval", "linear", "cosine", "exponential")  # `guidance` itself is heavy to import
+
 
 class Parser(argparse.ArgumentParser):
     """Errors are one line, without the usage; the exit code is 2."""
@@ -67,3 +69,38 @@ def model(text: str) -> str:
     if not folder.exists() and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither an existing folder nor a hub id (owner/name)")
     return str(folder) if folder.exists() else text
+
+
+def method(text: str) -> str:
+    """``dynamic``, or a fixed schedule with its scale (``static:7.5``), spelt in one way."""
+    name, _, value = text.strip().partition(":")
+    if text.strip() == "dynamic":
+        return name
+    if name not in SCHEDULE_NAMES or not value:
+        allowed = ", ".join(f"{schedule}:SCALE" for schedule in SCHEDULE_NAMES)
+        raise argparse.ArgumentTypeError(f"must be dynamic or one of {allowed}, got {text!r}")
+    return f"{name}:{scale(value):g}"
+
+
+def seeds(text: str) -> range:
+    """One seed, or ``first:stop`` without the last, as in Python."""
+    first, colon, stop = text.partition(":")
+    found = range(seed(first), seed(stop) if colon else seed(first) + 1)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a seed or FIRST:STOP with FIRST below STOP, got {text!r}")
+    return found
+
+
+def size(text: str) -> int:
+    """Bytes, from a number with a unit (``500MB``, ``1.5 GB``)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]B)", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"must be a number above 0 with KB, MB, GB or TB, got {text!r}")
+    return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2][0].upper())))
+
+
+def port(text: str) -> int:
+    """A port, 0 for any free one."""
+    if not text.strip().isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, got {text!r}")
+    return int(text)

@@ -19,7 +19,7 @@ from typing import Any
 
 import tinyworld
 
-from .arguments import Parser, evaluators, model, positive, scale, scales, seed
+from .arguments import SCHEDULE_NAMES, Parser, evaluators, model, positive, scale, scales, seed
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, and of the steps that the search leaves out
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -43,6 +43,27 @@ def read_prompts(parser: Parser, args: argparse.Namespace) -> list[str]:
     return prompts
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is denoised with, and how."""
+    parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
+    parser.add_argument("--steps", type=positive, default=25)
+    parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")
+    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded")
+    parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+
+
+def check_model(args: argparse.Namespace, searched: bool) -> None:
+    """Whether the arguments of `add_model_arguments` go together; `searched`: whether dynamic guidance is asked for."""
+    if not searched and (args.scales or args.evaluators):
+        args.error("argument --scales, --evaluators: are of the search (dynamic guidance)")
+    if searched and args.model and not (args.evaluators and all(args.evaluators.values())):
+        args.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
+    if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
+        args.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
     parser = Parser(prog="demos.generate", description=__doc__.splitlines()[0])
@@ -51,27 +72,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
-    parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
-    parser.add_argument("--steps", type=positive, default=25)
-    choices = ("dynamic", "static", "interval", "linear", "cosine", "exponential")
-    parser.add_argument("--guidance", choices=choices, default="dynamic")
+    parser.add_argument("--guidance", choices=("dynamic", *SCHEDULE_NAMES), default="dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
-    parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")
-    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded")
-    parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
     args.prompt = read_prompts(parser, args)
     if args.guidance == "dynamic" and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
-    if args.guidance != "dynamic" and (args.scales or args.evaluators):
-        parser.error("argument --scales, --evaluators: are of the search (--guidance dynamic)")
-    if args.guidance == "dynamic" and args.model and not (args.evaluators and all(args.evaluators.values())):
-        parser.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
-    if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
-        parser.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
+    check_model(args, searched=args.guidance == "dynamic")
     return args
 
 
@@ -147,17 +156,21 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
     return images, traces[-1]
 
 
-def write(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
-    """Picture, plot and trace; returns their paths."""
+def save(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
+    """Picture, with its settings and schedule in it, and trace; returns their paths."""
     from PIL.PngImagePlugin import PngInfo
 
-    paths = [stem.with_name(stem.name + ending) for ending in (".png", "_schedule.png", "_trace.json")]
+    paths = [stem.with_name(stem.name + ending) for ending in (".png", "_trace.json")]
     info = PngInfo()
     info.add_text(METADATA_KEY, json.dumps(settings | {"schedule": trace.scales[:, 0].tolist()}))
     image.save(paths[0], pnginfo=info)
-    trace.plot(paths[1])
-    trace.to_json(paths[2])
+    trace.to_json(paths[1])
     return paths
+
+
+def slug(prompt: str, length: int) -> str:
+    """`prompt` as the beginning of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:length].strip("-") or "image"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -186,10 +199,12 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
             args.error(str(error))
         for row, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
-            slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"
-            stem = args.out / f"{first + row:03d}_{slug}"
-            for path in write(stem, images[row], trace.sample(row), {"prompt": prompt, "seed": number} | settings):
-                print(path)
+            stem = args.out / f"{first + row:03d}_{slug(prompt, 60)}"
+            sample = trace.sample(row)
+            picture, scores = save(stem, images[row], sample, {"prompt": prompt, "seed": number} | settings)
+            plot = stem.with_name(f"{stem.name}_schedule.png")
+            sample.plot(plot)
+            print(picture, plot, scores, sep="\n")
 
 
 if __name__ == "__main__":

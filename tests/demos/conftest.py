@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 from embedded import embedded, weights
+from study_folder import ram
 
-__all__ = ["embedded", "host", "weights"]
+__all__ = ["embedded", "host", "ram", "weights"]
 
 
 @functools.cache

@@ -1,0 +1,210 @@
+"""Pictures of many prompts by several methods from the same noise, to look at and to vote on.
+
+    python -m demos.batch prompts.txt --methods static:7.5 dynamic interval:5 --seeds 0:4 --out study
+    python -m demos.batch --study study.yaml
+    accelerate launch -m demos.batch prompts.csv --methods static:4.5 dynamic --out study
+
+Prompts come from a .txt (one a line), .csv, .tsv, .jsonl or .parquet file, or a data set of the hub (``owner/name`` or
+``owner/name:split``). The same command again goes on where the last one stopped, or was stopped; it may name more
+prompts, methods and seeds.
+"""
+
+import argparse
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import arguments, gallery, generate
+from .manifest import Image, Manifest, publish
+from .prompts import read
+
+Job = tuple[str, int]  # prompt and seed
+
+
+def from_yaml(parser: arguments.Parser, path: str) -> list[str]:
+    """The arguments that a YAML file gives: a key is an option's name, ``prompts`` the prompts."""
+    import yaml
+
+    try:
+        # The base loader makes strings of all values: the standard one reads 1:30 as ninety.
+        study = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"argument --study: {path!r} cannot be read as YAML: {error}")
+    flat = isinstance(study, dict) and all(
+        isinstance(value, str) or (isinstance(value, list) and all(isinstance(part, str) for part in value))
+        for value in study.values()
+    )
+    if not flat or "study" in study:
+        parser.error(f"argument --study: {path!r} must map the names of options to values or lists of values")
+    prompts = study.pop("prompts", None)
+    options = [f"--{key}={value}" for key, value in study.items() if isinstance(value, str)]
+    lists = [part for key, value in study.items() if isinstance(value, list) for part in (f"--{key}", *value)]
+    if isinstance(prompts, list):
+        parser.error(f"argument --study: prompts must be one file or data set, got {prompts!r}")
+    return ([prompts] if prompts else []) + options + lists
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, with everything checked that can be without loading anything heavy."""
+    parser = arguments.Parser(prog="demos.batch", description=__doc__.splitlines()[0])
+    parser.add_argument("prompts", nargs="?", help="file or data set")
+    parser.add_argument("--study", metavar="FILE", help="YAML of these arguments; the command line goes first")
+    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, static:SCALE, interval:SCALE, …")
+    parser.add_argument(
+        "--seeds", nargs="+", type=arguments.seeds, default=[range(1)], help="a seed or FIRST:STOP; default 0"
+    )
+    parser.add_argument("--out", type=Path, metavar="STUDY", help="folder")
+    parser.add_argument(
+        "--limit-disk", type=arguments.size, metavar="SIZE", help="stop before the pictures take more, as 20GB"
+    )
+    generate.add_model_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.study is not None:
+        parser.set_defaults(**vars(parser.parse_args(from_yaml(parser, args.study))))
+        args = parser.parse_args(argv)
+    args.error = parser.error
+    for name in ("prompts", "methods", "out"):
+        if not getattr(args, name):
+            parser.error(f"argument {'' if name == 'prompts' else '--'}{name}: is needed")
+    args.methods = list(dict.fromkeys(args.methods))
+    args.seeds = list(dict.fromkeys(seed for part in args.seeds for seed in part))
+    generate.check_model(args, searched="dynamic" in args.methods)
+    try:
+        args.prompts = read(args.prompts)
+    except ValueError as error:
+        parser.error(f"argument prompts: {error}")
+    return args
+
+
+def place() -> tuple[int, int, int, int]:
+    """This process and the number of processes, its number on its machine, and its machine: from what ``accelerate
+    launch`` says. No process waits for another, so that one that dies stops none."""
+    from accelerate.utils import get_int_from_env
+
+    rank = get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"], 0)
+    world = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"], 1)
+    local = get_int_from_env(["LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"], 0)
+    return rank, world, local, get_int_from_env(["GROUP_RANK"], 0)
+
+
+def plan(jobs: list[Job], methods: list[str], batch_size: int, rank: int, world: int) -> list[tuple[str, list[Job]]]:
+    """The batches of one process: every job by every method, all methods of the same jobs one after another.
+
+    What falls to a process depends on nothing that has happened, so that no two ever do the same.
+    """
+    chunks = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
+    return [
+        (method, chunk)
+        for number, chunk in enumerate(chunks)
+        for column, method in enumerate(methods)
+        if (number + column) % world == rank  # each process gets its share of the slow methods
+    ]
+
+
+def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, and the guidance of every method."""
+    from guidance import SCHEDULES
+
+    fixed = [method.split(":") for method in args.methods if method != "dynamic"]
+    guidances = {f"{name}:{scale}": SCHEDULES[name](float(scale)) for name, scale in fixed}
+    first = "dynamic" if "dynamic" in args.methods else fixed[0][0]
+    pipe, guidance = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, guidances | ({"dynamic": guidance} if first == "dynamic" else {})
+
+
+def settings(args: argparse.Namespace, search: Any) -> dict[str, Any]:
+    """What all pictures of a study have in common; of the search, where there is one."""
+    common = {"model": str(args.model or "embedded"), "steps": args.steps, "dtype": args.dtype}
+    if search is None:
+        return common
+    return common | {"scales": list(search.scales), "evaluators": list(search.evaluators)}
+
+
+def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest: Manifest, done: set) -> None:
+    """Makes what is not yet in `done`: ``(prompt, method, seed)``."""
+    from tqdm import tqdm
+
+    jobs = [(prompt.text, seed) for prompt in args.prompts for seed in args.seeds]
+    batches = []
+    for method, chunk in plan(jobs, args.methods, args.batch_size, args.rank, args.world):
+        left = [(prompt, seed) for prompt, seed in chunk if (prompt, method, seed) not in done]
+        batches += [(method, left)] if left else []
+    common = manifest.settings()
+    total = sum(len(left) for _, left in batches)
+    partial = args.out / f".partial-{args.rank}"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    with tqdm(total=total, unit="image", desc=f"process {args.rank}" if args.world > 1 else None) as bar:
+        for method, left in batches:
+            check_disk(args, manifest, len(left))
+            prompts, numbers = zip(*left, strict=True)
+            try:
+                made, trace = generate.denoise(pipe, guidances[method], list(prompts), list(numbers), args.steps)
+            except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
+                args.error(str(error))
+            images = []
+            for row, (prompt, seed) in enumerate(left):
+                data = common | {"prompt": prompt, "seed": seed, "method": method}
+                files = generate.save(partial / str(row), made[row], trace.sample(row), data)
+                stem = f"images/{folder_of(prompt)}/{method.replace(':', '-')}_{seed:04d}"
+                targets = [stem + ".png", stem + "_trace.json"]
+                size = sum(publish(file, args.out / target) for file, target in zip(files, targets, strict=True))
+                images.append(Image(prompt, method, seed, *targets, size))
+            manifest.add(images=images)  # after its files: what the manifest has is there
+            bar.update(len(left))
+    partial.rmdir()
+
+
+def folder_of(prompt: str) -> str:
+    """A name to read, and different for every prompt."""
+    return f"{generate.slug(prompt, 40)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+
+
+def check_disk(args: argparse.Namespace, manifest: Manifest, count: int) -> None:
+    """Stops where `count` more pictures, as large as those before, would take more than ``--limit-disk``."""
+    if args.limit_disk is None:
+        return
+    images, size = manifest.usage()
+    if size + count * (size / images if images else 0) > args.limit_disk:
+        args.error(
+            f"argument --limit-disk: {images} pictures take {size / 1e6:.1f} MB; a higher limit goes on from here"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exits with code 2 and one line on stderr where an argument is wrong."""
+    args = parse(argv)
+    args.rank, args.world, local, machine = place()
+
+    import torch
+    from filelock import FileLock, Timeout
+
+    if args.device is None and args.world > 1 and torch.cuda.is_available():
+        args.device = f"cuda:{local}"
+    generate.check_late(args)
+    generate.check_out(args)
+    lock = FileLock(args.out / f".batch-{args.rank}.lock")  # falls with the process, however that dies
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        args.error(f"argument --out: another batch is at work in {str(args.out)!r}")
+    with lock, Manifest(args.out, part=machine) as manifest:
+        if machine == 0:
+            manifest.collect()
+        done = {(image.prompt, image.method, image.seed) for image in manifest.images()}
+        try:
+            pipe, guidances = load(args)
+        except (OSError, ValueError) as error:
+            args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+        for key, (its, ours) in manifest.settle(settings(args, guidances.get("dynamic"))).items():
+            args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
+        manifest.add(args.prompts)
+        run(args, pipe, guidances, manifest, done)
+    if machine == 0:
+        print(gallery.write(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What votes say: how often one method is preferred to another, how sure that is, and how many votes it takes.
+
+A vote for one of two is 1 or 0 in a rate, and a tie half a vote for each.
+"""
+
+import math
+from typing import Any
+
+import choix
+import krippendorff
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+STRENGTH_RESAMPLES = 300
+PRIOR = 0.1  # wins that every method starts with against every other: keeps strengths finite after few votes
+
+
+def sign_test(wins: int, losses: int) -> dict[str, Any]:
+    """The rate of `wins` among the votes that were no tie, its Wilson interval, and the p-value of the two-sided exact
+    test of one half; each `None` without a vote. Takes votes to be independent."""
+    if wins + losses == 0:
+        return {"rate": None, "low": None, "high": None, "p": None}
+    test = stats.binomtest(wins, wins + losses)
+    interval = test.proportion_ci(CONFIDENCE, method="wilson")
+    return {"rate": test.statistic, "low": interval.low, "high": interval.high, "p": test.pvalue}
+
+
+def clustered_interval(scores: np.ndarray, clusters: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
+    """The bootstrap interval of the mean of `scores` when whole clusters are drawn: votes on one prompt are alike.
+
+    Args:
+        scores: ``(votes,)`` in [0, 1].
+        clusters: ``(votes,)`` of anything that tells prompts apart.
+
+    Returns:
+        low and high, or `None` for fewer than two clusters.
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(index, scores), np.bincount(index)
+    if len(counts) < 2:
+        return None
+    found = stats.bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        batch=100,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def agreement(counts: np.ndarray) -> float | None:
+    """Krippendorff's alpha, nominal: 1 where raters agree, 0 where they might as well guess.
+
+    Args:
+        counts: ``(pairs, choices)``, how many raters chose what.
+
+    Returns:
+        alpha, or `None` where no pair has two votes or all votes are for the same choice.
+    """
+    shared = counts[counts.sum(1) > 1]
+    if len(shared) == 0 or (shared.sum(0) > 0).sum() < 2:
+        return None
+    return float(krippendorff.alpha(value_counts=shared, level_of_measurement="nominal"))
+
+
+def strengths(wins: np.ndarray, seed: int = 0) -> dict[str, list[float] | None]:
+    """Bradley–Terry strengths of many methods, in Elo points (400 for odds of 10 to 1) around 0.
+
+    Args:
+        wins: ``(prompts, methods, methods)``, how often the first was preferred to the second on a prompt.
+
+    Returns:
+        ``strength``, and the clustered bootstrap's ``low`` and ``high`` (`None` for one prompt), each ``(methods,)``.
+    """
+
+    def fit(matrix: np.ndarray) -> np.ndarray:
+        prior = PRIOR * (1 - np.eye(len(matrix)))
+        return choix.ilsr_pairwise_dense(matrix + prior, max_iter=10_000) * 400 / math.log(10)
+
+    found: dict[str, list[float] | None] = {"strength": fit(wins.sum(0)).tolist(), "low": None, "high": None}
+    if len(wins) > 1:
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(len(wins), np.full(len(wins), 1 / len(wins)), STRENGTH_RESAMPLES)
+        fits = [fit(np.tensordot(draw, wins, 1)) for draw in draws]
+        tail = 100 * (1 - CONFIDENCE) / 2
+        found["low"], found["high"] = np.percentile(fits, [tail, 100 - tail], axis=0).tolist()
+    return found
+
+
+def votes_needed(rate: float, power: float = 0.8, level: float = 0.05) -> int:
+    """How many votes, ties left out, the two-sided exact test takes to find a preference of `rate` with probability
+    `power`: the least number from which on its power never falls below that again.
+
+    Raises:
+        ValueError: `rate` is not between 0 and 1 or within 0.005 of one half, or `power` not between `level` and 1.
+    """
+    if not 0 < rate < 1 or abs(rate - 0.5) < 0.005:
+        raise ValueError(f"`rate` must be between 0 and 1 and at least 0.005 away from one half, got {rate!r}.")
+    if not 0 < level < power < 1:
+        raise ValueError(f"`power` must be between `level` and 1, got {power!r} and {level!r}.")
+    rate = max(rate, 1 - rate)
+    spread = stats.norm.isf(level / 2) / 2 + stats.norm.ppf(power) * math.sqrt(rate * (1 - rate))
+    about = (spread / (rate - 0.5)) ** 2
+    # The exact test's power rises and falls by a little from each number to the next, around a rising line.
+    numbers = np.arange(1, int(1.3 * about) + 50)
+    critical = stats.binom.ppf(level / 2, numbers, 0.5)  # the test rejects below this many losses
+    reached = stats.binom.cdf(critical - 1, numbers, 1 - rate) + stats.binom.sf(numbers - critical, numbers, 1 - rate)
+    return int(numbers[reached < power].max()) + 1

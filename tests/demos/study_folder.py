@@ -1,0 +1,42 @@
+"""A study's folder with small pictures in it, made without a model."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image as Picture
+
+from demos import manifest
+from demos.prompts import Prompt
+
+PROMPTS = [
+    Prompt("two red circles", "count"),
+    Prompt('a sign saying "CAB"', "text"),
+    Prompt("<script>alert(1)</script> & a star", "count; text"),
+]
+METHODS = ("dynamic", "static:4")
+
+
+def make(folder: Path, prompts=PROMPTS, methods=METHODS, seeds=(0, 1), side: int = 32) -> Path:
+    folder.mkdir(exist_ok=True)
+    images = []
+    for row, prompt in enumerate(prompts):
+        for seed in seeds:
+            for column, method in enumerate(methods):
+                files = [f"images/{row}/{column}_{seed}{ending}" for ending in (".png", "_trace.json")]
+                (folder / files[0]).parent.mkdir(parents=True, exist_ok=True)
+                Picture.linear_gradient("L").resize((side, side)).rotate(90 * column).save(folder / files[0])
+                (folder / files[1]).write_text("{}")
+                images.append(manifest.Image(prompt.text, method, seed, *files, bytes=100))
+    with manifest.Manifest(folder) as made:
+        made.settle({"model": "embedded"})
+        made.add(prompts, images)
+    return folder
+
+
+@pytest.fixture
+def ram():
+    """A folder in memory where the system has one: these tests wait for the disk a thousand times."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
+        yield Path(folder)

@@ -1,0 +1,116 @@
+"""The report: who counts, what is written, and that nothing in it is taken for markup or a formula."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pandas as pd
+import pytest
+from study_folder import PROMPTS, make
+
+from demos import report, study
+from demos.votes import VOTES, VoteStore
+from training.pairs import read_pairs
+
+
+def vote(store, rater, prefer):
+    """All pairs; `prefer` gets a task's two methods by their column in `study_folder` and says left, tie or right."""
+    place = None
+    while True:
+        task, place = store.task(rater, place)
+        if task is None:
+            return
+        store.vote(rater, task.assignment, task.question, prefer(task))
+        place += 1
+
+
+def first(task):
+    """The first method, and the whole picture in a check."""
+    if task.check:
+        return "left" if task.check == "right" else "right"
+    return "left" if task.left[-7] == "0" else "right"
+
+
+@pytest.fixture
+def folder(ram):
+    folder = make(ram / "study")
+    store = VoteStore(folder, ("overall", "alignment"), check_every=2)
+    for name in ("ann", "=HYPERLINK(1)", "<script>alert(2)</script>"):
+        vote(store, store.invite(name), first)
+    vote(store, store.new_rater(), lambda task: first(task) if task.check else "tie")
+    careless = store.invite("careless")
+    vote(store, careless, lambda task: task.check or ("left" if first(task) == "right" else "right"))
+    store._connection.execute(
+        "INSERT OR IGNORE INTO assignments (rater, pair, a_is_left, is_check, created) "
+        "SELECT ?, id, 1, 1, 0 FROM pairs",
+        (careless,),
+    )
+    vote(store, careless, lambda task: task.check or "tie")
+    store.close()
+    return folder
+
+
+def test_summary(folder):
+    votes = report.read_votes(folder)
+    summary = report.summarize(votes)
+    assert summary["excluded_raters"] == ["careless"] and summary["excluded_votes"] == 12
+    assert (summary["votes"], summary["raters"], summary["prompts"]) == (4 * 12, 4, 3)
+    for question in ("overall", "alignment"):
+        (pair,) = summary["questions"][question]["pairs"]
+        assert (pair["a"], pair["b"]) == ("dynamic", "static:4")
+        assert (pair["a_wins"], pair["ties"], pair["b_wins"]) == (18, 6, 0)
+        assert pair["decided"]["rate"] == 1 and pair["decided"]["p"] == pytest.approx(2 / 2**18)
+        assert pair["with_ties"]["rate"] == pytest.approx(21 / 24)
+        assert {name: part["votes"] for name, part in pair["categories"].items()} == {"count": 16, "text": 16}
+        strengths = summary["questions"][question]["strengths"]
+        assert [row["method"] for row in strengths] == ["dynamic", "static:4"]
+    assert json.loads(json.dumps(summary)) == json.loads(json.dumps(summary, allow_nan=False))
+
+
+def test_sides_do_not_matter(folder):
+    votes = report.read_votes(folder)
+    mine = votes[(votes["rater"] == "ann") & ~votes["is_check"]]
+    assert set(mine["choice"]) == {"left", "right"} and set(mine["preferred"]) == {"a"}
+
+
+def test_files(folder, capsys):
+    study.main([str(folder), "--report"])
+    out = capsys.readouterr().out
+    assert "overall: dynamic against static:4: 18 wins, 6 ties, 0 losses" in out
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page and json.loads((folder / "report.json").read_text())["votes"] == 48
+    table = pd.read_csv(folder / "votes.csv")
+    assert "'=HYPERLINK(1)" in set(table["rater"])
+    assert not table.astype(str).map(lambda cell: cell[:1] in "=+@").any(axis=None)
+    exact = pd.read_parquet(folder / "votes.parquet")
+    assert "=HYPERLINK(1)" in set(exact["rater"]) and len(exact) == len(table)
+    pairs = read_pairs(folder / "pairs.jsonl")
+    assert len(pairs) == 48 and {pair.question for pair in pairs} == {"overall", "alignment"}
+    assert sum(pair.tie for pair in pairs) == 12
+    assert all(pair.chosen[-7] == "0" and pair.rejected[-7] == "1" for pair in pairs if not pair.tie)
+    assert {pair.prompt for pair in pairs} == {prompt.text for prompt in PROMPTS}
+
+
+def test_secrets_of_raters_are_in_no_file(folder):
+    report.write(folder)
+    with closing(sqlite3.connect(folder / VOTES)) as connection:
+        ids = [row[0] for row in connection.execute("SELECT id FROM raters")]
+    for name in ("report.html", "report.json", "votes.csv", "votes.parquet", "pairs.jsonl"):
+        content = (folder / name).read_bytes()
+        assert not [rater for rater in ids if rater.encode() in content]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_guard(text):
+    assert report.guard(text) == "'" + text
+    assert report.guard(f"a{text}") == f"a{text}" and report.guard(-1.5) == -1.5
+
+
+def test_no_votes_yet(ram, capsys):
+    make(ram / "study")
+    with pytest.raises(SystemExit) as stop:
+        study.main([str(ram / "study"), "--report"])
+    assert stop.value.code == 2 and "nobody has voted" in capsys.readouterr().err
+    VoteStore(ram / "study").close()
+    assert report.summarize(report.read_votes(ram / "study"))["votes"] == 0
+    report.write(ram / "study")

@@ -1,0 +1,177 @@
+"""`demos.study` and its page, without a browser: what is served, what is shown, and what is refused."""
+
+import base64
+import io
+import re
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from study_folder import make
+
+from demos import study, study_page
+from demos.votes import VoteStore
+
+ROUTES = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/GRADIO_API/FILE=")
+
+
+@pytest.fixture
+def folder(ram):
+    return make(ram / "study")
+
+
+def pictures(body):
+    sources = re.findall(r'src="data:image/png;base64,([^"]+)"', body)
+    return [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
+
+
+def visit(**query):
+    return SimpleNamespace(query_params=query)
+
+
+def test_the_page_shows_two_pictures_without_names_or_metadata(folder):
+    sitting = study_page.Sitting(VoteStore(folder, check_every=0), named=False)
+    rater, (state_rater, place), body, *_ = sitting.start(None, visit())
+    assert rater == state_rater and place == 0
+    left, right = pictures(body)
+    assert not left.info and not right.info
+    assert not (np.asarray(left) == np.asarray(right)).all()
+    assert "dynamic" not in body and "static" not in body and ".png" not in body
+
+
+def test_a_vote_counts_only_for_what_is_on_the_screen(folder):
+    store = VoteStore(folder, check_every=0)
+    sitting = study_page.Sitting(store, named=False)
+    rater, state, body, *_ = sitting.start(None, visit())
+    key = re.search(r'data-shown="([^"]*)"', body)[1]
+    state, body, *_ = sitting.vote("left", state, key)
+    assert state == (rater, 1) and store.progress(rater) == (1, 6)
+    state, again, *_ = sitting.vote("left", state, key)  # a second click, before the next pair was there
+    assert state == (rater, 1) and store.progress(rater) == (1, 6) and again == body
+    state, _, _, *buttons = sitting.back(state)
+    assert state == (rater, 0)
+    assert [button.elem_classes for button in buttons[:3]] == [["chosen"], ["open"], ["open"]]
+    assert sitting.start(rater, visit())[1] == (rater, 1)  # back in the same browser
+
+
+def test_prompts_are_escaped(folder):
+    store = VoteStore(folder, check_every=0)
+    bodies = [study_page.pair(folder, store.task(store.new_rater())[0]) for _ in range(6)]
+    assert not [body for body in bodies if "<script" in body]
+    assert sum("&lt;script&gt;alert(1)&lt;/script&gt; &amp; a star" in body for body in bodies) == 2
+
+
+def test_an_attention_check_shows_a_picture_and_its_shuffled_tiles(folder):
+    store = VoteStore(folder, check_every=1)
+    task, _ = store.task(store.new_rater())
+    spoilt, whole = (np.asarray(picture) for picture in pictures(study_page.pair(folder, task)))
+    if task.check == "right":
+        spoilt, whole = whole, spoilt
+    assert (np.sort(spoilt.ravel()) == np.sort(whole.ravel())).all()
+    assert abs(spoilt.astype(int) - whole).mean() > 30
+    assert study_page.picture(folder / task.left) != study_page.picture(folder / task.left, spoilt=True)
+
+
+def test_only_the_invited_vote_where_raters_are_named(folder):
+    store = VoteStore(folder, check_every=0)
+    sitting = study_page.Sitting(store, named=True)
+    ann = store.invite("ann")
+    assert sitting.start(None, visit(rater=ann))[1] == (ann, 0)
+    for stranger in (None, "ann", store.new_rater()):
+        _, state, body, *_ = sitting.start(stranger, visit())
+        assert state is None and "By invitation" in body and not pictures(body)
+        assert "not" in sitting.vote("left", state, "1:overall")[1].lower()
+
+
+def test_a_manifest_that_points_outside_shows_nothing(folder, ram):
+    from demos.manifest import Manifest
+
+    Image.new("RGB", (8, 8)).save(ram / "secret.png")
+    with Manifest(folder) as manifest:
+        manifest.connection.execute("UPDATE images SET file = '../secret.png'")
+    store = VoteStore(folder, check_every=0)
+    with pytest.raises(ValueError, match="secret"):
+        study_page.pair(folder, store.task(store.new_rater())[0])
+
+
+@pytest.fixture
+def served(folder, monkeypatch, ram):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(ram / "cache"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    page = study_page.build(folder, show_report=False)
+    yield study.serve(page, study.parse([str(folder), "--port", "0"]), "open sesame", block=False).rstrip("/")
+    page.close()
+
+
+def test_nothing_is_served_but_the_page(served, folder):
+    with httpx.Client(base_url=served, trust_env=False, timeout=120) as client:
+        assert client.get("/config").status_code == 401  # a password is asked for
+        assert client.post("/login", data={"username": "ann", "password": "wrong"}).status_code == 400
+        assert client.post("/login", data={"username": "ann", "password": "open sesame"}).status_code == 200
+        assert client.get("/config").status_code == 200
+        image = next((folder / "images").rglob("*.png"))
+        targets = [str(image), str(folder / "votes.sqlite"), str(folder / "manifest.sqlite"), "/etc/passwd"]
+        targets += ["../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "https://example.org/", served]
+        for target in targets:
+            for route in (
+                "/gradio_api/file=",
+                "/file=",
+                "/gradio_api/file/",
+                "/gradio_api/proxy=",
+                "/GRADIO_API/FILE=",
+            ):
+                answer = client.get(route + target)
+                assert answer.status_code in (403, 404), (route, target)
+                assert b"root:" not in answer.content and b"SQLite" not in answer.content
+        for path in (
+            "/static/..%2f..%2f..%2f..%2fetc/passwd",
+            "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+            "/svelte/../../x",
+        ):
+            answer = client.get(path)
+            assert answer.status_code in (403, 404) and b"root:" not in answer.content
+        upload = client.post("/gradio_api/upload", files={"files": ("a.txt", b"x" * 10)})
+        assert upload.status_code == 403
+        names = client.get("/gradio_api/info").json()
+        assert names["named_endpoints"] == {}
+
+
+BAD = {
+    "no study": ([], "study"),
+    "both": (["{tmp}", "--votes-for", "60"], "--votes-for"),
+    "no folder": (["{tmp}/none"], "no study"),
+    "report of nothing": (["{tmp}", "--report"], "no study"),
+    "question": (["{tmp}", "--questions", "taste"], "--questions"),
+    "question twice": (["{tmp}", "--questions", "text", "text"], "--questions"),
+    "rater": (["{tmp}", "--raters", " "], "--raters"),
+    "checks": (["{tmp}", "--check-every", "0"], "--check-every"),
+    "port": (["{tmp}", "--port", "70000"], "--port"),
+    "half": (["--votes-for", "50"], "--votes-for"),
+    "password": (["{tmp}", "--password"], "STUDY_PASSWORD"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(ram, capsys, monkeypatch, case):
+    monkeypatch.delenv(study.PASSWORD, raising=False)
+    given, named = BAD[case]
+    with pytest.raises(SystemExit) as stop:
+        study.main([argument.replace("{tmp}", str(ram)) for argument in given])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert named in captured.err
+    assert list(ram.iterdir()) == []
+
+
+def test_votes_for(capsys):
+    study.main(["--votes-for", "80%"])
+    assert capsys.readouterr().out == "23\n"  # 20 would do, 21 and 22 would not
+
+
+def test_questions_have_one_list():
+    from demos.votes import QUESTIONS
+
+    assert tuple(QUESTIONS) == study.QUESTIONS
