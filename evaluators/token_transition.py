@@ -7,15 +7,18 @@ from .tokens import TokenContext, TokenEvaluator
 
 
 def token_transition(x: torch.Tensor, y: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """``‖y‖ / ‖x‖ · softmax_tokens(1 - cos(x, y))`` of one block (TransPrune, arXiv 2507.20630).
+    """``‖y‖ / ‖x‖ · softmax(1 - cos(x, y))`` of one block (TransPrune, arXiv 2507.20630).
+
+    The softmax is over the whole sequence, text included, as in the authors' code: its denominator weighs the blocks
+    and layers that are summed against one another.
 
     Args:
-        x: the block's input after its layer norm, ``(batch, tokens, dim)``.
+        x: the block's input after its layer norm, ``(batch, length, dim)``.
         y: the block's output before the residual is added, likewise.
-        valid: ``(batch, tokens)``; the softmax is over these.
+        valid: ``(batch, length)``; the softmax is over these.
 
     Returns:
-        ``(batch, tokens)`` float32, zero where not valid.
+        ``(batch, length)`` float32, zero where not valid.
     """
     x, y = x.float(), y.float()
     magnitude = y.norm(dim=-1) / x.norm(dim=-1).clamp(min=1e-12)

@@ -73,9 +73,10 @@ class TokenEvaluator:
     """What every evaluator of this package that scores tokens shares. Subclasses give `name` and `__call__`.
 
     One that follows tokens through layers also gives ``layers = (first, last)``, counted from 1, and
-    ``observe(x, y, valid) -> (batch, tokens)``: the host calls it after the attention block and after the MLP block of
-    each of these layers with the block's input (normalised) and output ``(batch, tokens, dim)`` and sums what it
-    returns in `TokenContext.accumulated`. One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
+    ``observe(x, y, valid) -> (batch, length)``: the host calls it after the attention block and after the MLP block of
+    each of these layers with the block's input (normalised) and output ``(batch, length, dim)``, of the whole sequence
+    as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding. What it returns for visual
+    tokens is summed in `TokenContext.accumulated`. One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
     """
 
     name: str

@@ -48,8 +48,8 @@ def prune(
     are padded and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is
     zero. A cache made while pruning can be continued only while pruning.
 
-    Without a KV cache every step decides anew, and methods that read the text after the image then see what was written
-    so far. Layers spread over several devices are not supported.
+    Without a KV cache every step decides anew, and methods that read the text (all but divprune, visionzip, random and
+    uniform) then see what was written so far. Layers spread over several devices are not supported.
 
     Args:
         model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP

@@ -167,10 +167,11 @@ class DecoderPruner:
             if run is None or run.visual is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
-            index, valid = self.candidates(run)
-            x, y = (take(states, index) for states in (x, output[0] if isinstance(output, tuple) else output))
+            y = output[0] if isinstance(output, tuple) else output
+            present, (index, valid) = run.present(), self.candidates(run)
             for evaluator in watching:
-                values = evaluator.observe(x, y, valid.to(x.device)).to(run.real.device)
+                values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
+                values = values.gather(1, index).masked_fill(~valid, 0.0)
                 run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
 
         return hook
@@ -260,7 +261,7 @@ class DecoderPruner:
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
 
         slots = run.chunk()
-        alive = (slots >= 0) & run.at_slots(run.real[:, run.seen :])
+        alive = run.present()
         dropped = torch.zeros_like(alive).scatter_(1, place, valid & ~stays)
         alive &= ~dropped
         length = int(alive.sum(1).max())
@@ -283,7 +284,7 @@ class DecoderPruner:
         slots = run.chunk()
         origin = slots.clamp(min=0).gather(1, place)  # in the chunk
         visual = run.at_slots(run.visual)
-        present = run.at_slots(run.real[:, run.seen :])
+        present = run.present()
         position = torch.arange(slots.shape[1], device=slots.device)
         final = torch.where(visual, position, -1).amax(1, keepdim=True)  # the last visual token of each row
         last = position == torch.where(present, position, -1).amax(1, keepdim=True)
@@ -328,7 +329,7 @@ class DecoderPruner:
             ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
             states=states,
             instruction=present & (position > final) & (final >= 0),
-            last=last & present,
+            last=last,
             accumulated=run.accumulated,
             attention=attention,
             keys=keys,

@@ -59,6 +59,10 @@ class Run:
         slots = self.chunk()
         return values.gather(1, slots.clamp(min=0)).masked_fill(slots < 0, 0)
 
+    def present(self) -> torch.Tensor:
+        """Which of the present states are tokens, neither padding nor empty, ``(batch, n)`` bool."""
+        return self.at_slots(self.real[:, self.seen :])
+
 
 @dataclass(frozen=True)
 class PruningTrace:

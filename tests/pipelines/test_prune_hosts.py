@@ -99,7 +99,7 @@ def test_a_batch_is_its_samples(name, attention, method):
 def test_without_cache_is_with_cache(name):
     """Where what is dropped does not depend on what follows the image."""
     model, batch = build(name, "sdpa"), hosts.inputs(name)
-    with prune(model, "transprune-ttv", keep={1: 0.75, 3: 0.25}):
+    with prune(model, "divprune", keep={1: 0.75, 3: 0.25}):
         cached, uncached = generate(model, batch), generate(model, batch, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
     close(torch.stack(cached.logits), torch.stack(uncached.logits))
@@ -194,7 +194,7 @@ def test_other_decoders_of_llava(text):
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "idefics3"])
 def test_beam_search(name):
     model, batch = build(name, "sdpa"), hosts.inputs(name)
-    with prune(model, "transprune-ttv", keep={1: 0.75, 3: 0.25}):
+    with prune(model, "divprune", keep={1: 0.75, 3: 0.25}):
         cached = generate(model, batch, num_beams=3, output_logits=False)
         uncached = generate(model, batch, num_beams=3, output_logits=False, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)

@@ -109,12 +109,13 @@ def test_transition_is_that_of_the_blocks(name):
     for i, count in enumerate(hosts.IMAGES):
         if not count:
             continue
-        total = 0.0
+        total, real = 0.0, batch["attention_mask"][i].bool()
         for n in (1, 2):
             for block in "am":
-                x, y = seen[n, block + "x"][i, visual[i]], seen[n, block + "y"][i, visual[i]]
+                x, y = seen[n, block + "x"][i, real], seen[n, block + "y"][i, real]
                 turn = torch.exp(1 - torch.cosine_similarity(x, y, dim=-1))
-                total = total + y.norm(dim=-1) / x.norm(dim=-1) * turn / turn.sum()
+                total = total + y.norm(dim=-1) / x.norm(dim=-1) * turn / turn.sum()  # over text and visual tokens
+        total = total[visual[i][real]]
         close(got.scores["transition"][i, : len(total)], total)
 
 
