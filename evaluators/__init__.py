@@ -15,9 +15,10 @@ from .token_attention import ClassTokenAttention, InstructionAttention, LastToke
 from .token_baselines import RandomTokens, UniformTokens
 from .token_diversity import Diversity
 from .token_graph import WeightedPageRank
+from .token_raters import RaterAttention
 from .token_similarity import InstructionSimilarity
 from .token_transition import TokenTransition
-from .tokens import TokenContext, TokenEvaluator, as_token_evaluator, combine_tokens
+from .tokens import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator, combine_tokens
 
 EVALUATORS = {
     "clip": LatentCLIP,
@@ -30,6 +31,7 @@ TOKEN_EVALUATORS = {
     "transition": TokenTransition,
     "instruction": InstructionAttention,
     "last_token": LastTokenAttention,
+    "raters": RaterAttention,
     "class_token": ClassTokenAttention,
     "page_rank": WeightedPageRank,
     "diversity": Diversity,
@@ -71,6 +73,7 @@ __all__ = [
     "ClassTokenAttention",
     "Context",
     "Diversity",
+    "Embeddings",
     "Evaluator",
     "FunctionEvaluator",
     "InstructionAttention",
@@ -82,6 +85,7 @@ __all__ = [
     "LatentReward",
     "LatentTextRendering",
     "RandomTokens",
+    "RaterAttention",
     "TokenContext",
     "TokenEvaluator",
     "TokenTransition",

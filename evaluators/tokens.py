@@ -6,7 +6,7 @@ padded, `TokenContext.valid` says where. Scores are ``(batch, tokens)``, higher 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -17,6 +17,20 @@ class Received(Protocol):
     """``(queries, previous=False)``: see `TokenContext.attention`."""
 
     def __call__(self, queries: torch.Tensor, previous: bool = False) -> torch.Tensor: ...
+
+
+class Embeddings(NamedTuple):
+    """What the first layer was given, before anything was dropped.
+
+    Attributes:
+        tokens, valid: all visual tokens of each row ``(batch, n, dim)``, and which are no padding ``(batch, n)``.
+        words, spoken: the instruction of each row ``(batch, m, dim)``, and which are no padding ``(batch, m)``.
+    """
+
+    tokens: torch.Tensor
+    valid: torch.Tensor
+    words: torch.Tensor
+    spoken: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class TokenContext:
         states: ``(batch, length, dim)``, the whole sequence as it is now.
         instruction: ``(batch, length)``, True at the text after the last visual token.
         last: ``(batch, length)``, True at the last token.
+        embeddings: `Embeddings`. Its words are those of `instruction`, in order.
         accumulated: by evaluator name, what its `observe` returned, summed over the layers run ``(batch, tokens)``.
         attention: given a mask of queries ``(batch, length)``, the attention weight that each token receives, averaged
             over these queries, ``(batch, heads, tokens)``; zero in a row without queries. The layer is the one that
@@ -50,6 +65,7 @@ class TokenContext:
     states: torch.Tensor | None = None
     instruction: torch.Tensor | None = None
     last: torch.Tensor | None = None
+    embeddings: Callable[[], Embeddings] | None = None
     accumulated: Mapping[str, torch.Tensor] = field(default_factory=dict)
     attention: Received | None = None
     attention_matrix: Callable[[], torch.Tensor] | None = None
@@ -76,7 +92,9 @@ class TokenEvaluator:
     ``observe(x, y, valid) -> (batch, length)``: the host calls it after the attention block and after the MLP block of
     each of these layers with the block's input (normalised) and output ``(batch, length, dim)``, of the whole sequence
     as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding. What it returns for visual
-    tokens is summed in `TokenContext.accumulated`. One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
+    tokens is summed in `TokenContext.accumulated`.
+
+    One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
     """
 
     name: str

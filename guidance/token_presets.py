@@ -6,6 +6,7 @@ from evaluators.token_attention import ClassTokenAttention, InstructionAttention
 from evaluators.token_baselines import RandomTokens, UniformTokens
 from evaluators.token_diversity import Diversity
 from evaluators.token_graph import WeightedPageRank
+from evaluators.token_raters import RaterAttention
 from evaluators.token_transition import TokenTransition
 
 from .tokens import TokenPruning
@@ -49,6 +50,16 @@ def pyramiddrop(depth: int) -> TokenPruning:
     return TokenPruning([LastTokenAttention(previous=False)], keep)
 
 
+def sparsevlm(depth: int) -> TokenPruning:
+    """300, 200 and 110 of 576 tokens after layers 3, 7 and 16 of 32, by the attention that the words nearest the image
+    gave them (SparseVLM, arXiv 2410.04417).
+
+    The authors' fixed schedule; dropped tokens are not recycled, and no share follows from the rank of the attention.
+    """
+    keep = _stages({3: 300 / 576, 7: 200 / 576, 16: 110 / 576}, depth)
+    return TokenPruning([RaterAttention()], keep)
+
+
 def visionzip(depth: int) -> TokenPruning:
     """54 of 576 tokens by the class token's attention and 10 that take up the others, before the first layer.
 
@@ -89,6 +100,7 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "transprune-ttv": transprune_ttv,
     "fastv": fastv,
     "pyramiddrop": pyramiddrop,
+    "sparsevlm": sparsevlm,
     "visionzip": visionzip,
     "divprune": divprune,
     "zero-tprune": zero_tprune,

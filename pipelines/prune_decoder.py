@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from evaluators.tokens import TokenContext
+from evaluators.tokens import Embeddings, TokenContext
 from guidance.tokens import TokenPruning, keep_count, merge_dropped
 
 from .prune_attention import attention_received, compact, take
@@ -29,6 +29,18 @@ DECODERS = (
     "Qwen2VLDecoderLayer",
     "Qwen2_5_VLDecoderLayer",
 )
+
+
+def text_after(visual: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Which tokens of a row come after its last visual one, ``(batch, length)`` bool; none where it has no visual one.
+
+    Args:
+        visual: ``(batch, length)``, which tokens are visual.
+        present: ``(batch, length)``, which are no padding.
+    """
+    position = torch.arange(visual.shape[1], device=visual.device)
+    final = torch.where(visual, position, -1).amax(1, keepdim=True)
+    return present & (position > final) & (final >= 0)
 
 
 class DecoderPruner:
@@ -137,7 +149,7 @@ class DecoderPruner:
         if visual is not None:
             visual = visual.to(embeds.device) & real[:, seen:]
             visual = visual if visual.any() else None
-        self.run = Run(seen, length, real, visual)
+        self.run = Run(seen, length, real, embeds, visual)
         if visual is not None:
             self.last = PruningTrace(visual)
 
@@ -286,7 +298,6 @@ class DecoderPruner:
         visual = run.at_slots(run.visual)
         present = run.present()
         position = torch.arange(slots.shape[1], device=slots.device)
-        final = torch.where(visual, position, -1).amax(1, keepdim=True)  # the last visual token of each row
         last = position == torch.where(present, position, -1).amax(1, keepdim=True)
 
         def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
@@ -312,6 +323,11 @@ class DecoderPruner:
             offset = stage.valid.shape[1] - slots.shape[1]
             return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
 
+        def embeddings() -> Embeddings:
+            tokens, valid = compact(run.visual)
+            words, spoken = compact(text_after(run.visual, run.real[:, run.seen :]))
+            return Embeddings(take(run.embeds, tokens), valid, take(run.embeds, words), spoken)
+
         def keys() -> torch.Tensor:
             layer = self.model.layers[index]
             return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
@@ -328,8 +344,9 @@ class DecoderPruner:
             keep=keep,
             ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
             states=states,
-            instruction=present & (position > final) & (final >= 0),
+            instruction=text_after(visual, present),
             last=last,
+            embeddings=embeddings,
             accumulated=run.accumulated,
             attention=attention,
             keys=keys,

@@ -27,6 +27,7 @@ class Run:
     Attributes:
         seen, length: tokens before the chunk and in it, as the unpruned model counts.
         real: ``(batch, seen + length)``, False at padding.
+        embeds: what the first layer was given, ``(batch, length, dim)``.
         visual: ``(batch, length)``, `None` where the chunk has no visual token.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
         candidates: indices of the visual states and which are real, both ``(batch, tokens)``.
@@ -39,6 +40,7 @@ class Run:
     seen: int
     length: int
     real: torch.Tensor
+    embeds: torch.Tensor
     visual: torch.Tensor | None
     slots: torch.Tensor | None = None
     candidates: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -9,9 +9,10 @@ from evaluators.base import score
 from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token_baselines import RandomTokens, UniformTokens
 from evaluators.token_diversity import Diversity
+from evaluators.token_raters import RaterAttention, text_raters
 from evaluators.token_similarity import InstructionSimilarity
 from evaluators.token_transition import TokenTransition, token_transition
-from evaluators.tokens import TokenContext, as_token_evaluator, combine_tokens
+from evaluators.tokens import Embeddings, TokenContext, as_token_evaluator, combine_tokens
 
 BATCH, TOKENS, DIM = 3, 9, 6
 COUNTS = (9, 5, 1)
@@ -73,6 +74,39 @@ def test_attention_evaluators(tokens):
     assert torch.equal(ClassTokenAttention()(tokens, given), heads[:, 0])
     with pytest.raises(ValueError, match="'class_token' reads `encoder_attention`, which this model does not provide"):
         ClassTokenAttention()(tokens, context())
+
+
+def test_raters(tokens):
+    """Against the rule written out word by word, and the queries that it asks attention for."""
+    words, counts, asked = torch.randn(BATCH, 4, DIM, generator=torch.Generator().manual_seed(4)), (4, 2, 0), []
+    spoken = torch.arange(4) < torch.tensor(counts)[:, None]
+    embeddings = Embeddings(tokens, context().valid, words, spoken)
+    got = text_raters(embeddings)
+    for b, count in enumerate(counts):
+        share = [0.0] * count
+        for token in tokens[b, : COUNTS[b]].tolist():
+            dots = [
+                math.exp(sum(x * y for x, y in zip(token, word, strict=True))) for word in words[b, :count].tolist()
+            ]
+            share = [s + d / sum(dots) for s, d in zip(share, dots, strict=True)]
+        expected = [s >= sum(share) / count for s in share]
+        assert got[b].tolist() == expected + [False] * (4 - count)
+    assert 0 < got[0].sum() < 4
+
+    def attention(queries, previous=False):
+        asked.append((queries, previous))
+        return torch.ones(BATCH, 2, TOKENS)
+
+    instruction = torch.zeros(BATCH, 12, dtype=torch.bool)
+    instruction[0, 5:9] = instruction[1, [3, 11]] = True
+    RaterAttention()(tokens, context(instruction=instruction, embeddings=lambda: embeddings, attention=attention))
+    ((queries, previous),) = asked
+    assert (
+        previous and queries[0, 5:9].tolist() == got[0].tolist() and queries[1, [3, 11]].tolist() == got[1, :2].tolist()
+    )
+    assert queries.sum() == got.sum()
+    one = Embeddings(tokens, context().valid, words[:, :1].expand(-1, 3, -1), torch.ones(BATCH, 3, dtype=torch.bool))
+    assert text_raters(one).any(1).all()  # words that are all alike
 
 
 def test_diversity(tokens):

@@ -148,6 +148,11 @@ def test_presets():
     pruning = TOKEN_PRESETS["transprune"](32)
     assert pruning.keep == {7: 0.875, 9: 0.625, 12: 0.125}
     assert pruning.evaluators["transition"].layers == (7, 12)
+    counts = [
+        keep_count(share, torch.tensor([576]), torch.tensor([576]))
+        for share in TOKEN_PRESETS["sparsevlm"](32).keep.values()
+    ]
+    assert torch.cat(counts).tolist() == [300, 200, 110]
     assert TOKEN_PRESETS["pyramiddrop"](32).keep == {8: 0.5, 16: 0.25, 24: 0.125}
     assert TOKEN_PRESETS["transprune"](24).keep == {5: 0.875, 7: 0.625, 9: 0.125}
     for preset in TOKEN_PRESETS.values():

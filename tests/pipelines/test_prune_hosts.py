@@ -21,6 +21,7 @@ METHODS = {
     "first": (TokenPruning([RandomTokens()], {0: 0.5, 3: 3}), None),
     "divprune": ("divprune", 5),
     "pyramiddrop": ("pyramiddrop", None),
+    "sparsevlm": ("sparsevlm", {1: 0.75, 2: 0.5, 4: 0.25}),
     "mixed": (TokenPruning([LastTokenAttention(previous=False), RandomTokens()], {2: 7}), None),
 }
 build = functools.cache(hosts.build)
@@ -82,7 +83,7 @@ def test_decoding_with_cache_is_masking_without(name, attention, method):
 
 @EVERY
 @HOST
-@pytest.mark.parametrize("method", ["transprune", "fastv", "first"])
+@pytest.mark.parametrize("method", ["transprune", "fastv", "sparsevlm", "first"])
 def test_a_batch_is_its_samples(name, attention, method):
     model = build(name, attention)
     method, keep = METHODS[method]

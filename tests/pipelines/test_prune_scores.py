@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from evaluators.token_raters import RaterAttention, text_raters
 from evaluators.token_transition import TokenTransition
+from evaluators.tokens import Embeddings
 from guidance.tokens import TokenPruning
 from pipelines.prune import prune
 
@@ -50,6 +52,35 @@ def test_attention_is_that_of_the_model(name, side, kind):
             continue
         queries = real[real > places[-1]] if kind == "instruction" else real[-1:]
         close(got.scores[evaluator.name][i, : len(places)], weights[i][queries][:, places].mean(0))
+
+
+@HOST
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_raters_are_chosen_by_what_the_first_layer_was_given(name, side):
+    """Also at a later pruning, where most visual tokens are gone."""
+    batch, model, seen = hosts.inputs(name, side=side), build(name), []
+    layer = hosts.language_model(model).layers[0]
+    handle = layer.register_forward_pre_hook(
+        lambda m, a, k: seen.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+    )
+    with prune(model, TokenPruning([RaterAttention()], {2: 0.5, 4: 0.25})) as pruner:
+        model(**batch)
+    handle.remove()
+    gone = hosts.gone(pruner.last, batch["input_ids"].shape[1])
+    visual, eager = pruner.last.visual, build(name, "eager")
+    attentions = [a.mean(1) for a in hosts.masked(eager, batch, {2: gone[2]}, output_attentions=True).attentions]
+    for i, count in enumerate(hosts.IMAGES):
+        real, places = batch["attention_mask"][i].nonzero().flatten(), visual[i].nonzero().flatten()
+        if not count:
+            assert not pruner.last.decisions[2].scores["raters"][i].any()
+            continue
+        words = real[real > places[-1]]
+        ones = [torch.ones(1, len(x), dtype=torch.bool) for x in (places, words)]
+        raters = words[text_raters(Embeddings(seen[0][i, places][None], ones[0], seen[0][i, words][None], ones[1]))[0]]
+        assert 0 < len(raters) < len(words)
+        for n, present in ((2, places), (4, pruner.last.kept[2][i].nonzero().flatten())):
+            scores = pruner.last.decisions[n].scores["raters"][i, : len(present)]
+            close(scores, attentions[n - 1][i][raters][:, present].mean(0))
 
 
 @pytest.mark.parametrize("name", ["llava", "idefics3"])
