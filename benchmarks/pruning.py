@@ -243,7 +243,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.shape and not torch.cuda.is_available():
             raise ValueError(f"`shape` {args.shape} takes a CUDA GPU, and there is none.")
         if not args.shape and not (folder / "config.json").is_file():
-            raise ValueError(f"`model` {str(folder)!r} is no model folder: there is no config.json in it.")
+            what = (
+                "is no model folder" if args.model else "should hold the embedded model, which is not there: give one"
+            )
+            raise ValueError(f"`model` {str(folder)!r} {what}; there is no config.json in it.")
         if args.shape:
             budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
             report = measure_shape(args.shape, repeats, "cuda", budgets)

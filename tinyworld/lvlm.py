@@ -10,15 +10,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.cache_utils import Cache
 
+import tinyworld
+
 MAX_NEW_TOKENS = 8  # the longest answer is a word boundary, three letters and the end
 
 
-def load(folder: str | Path) -> tuple[LlavaForConditionalGeneration, Any]:
-    """Model in eval mode (float32) and processor from a folder.
+def load(folder: str | Path | None = None) -> tuple[LlavaForConditionalGeneration, Any]:
+    """Model in eval mode (float32) and processor from a folder, by default the embedded ones.
 
     Raises:
         OSError, ValueError: what the folder holds is no LLaVA with its processor.
     """
+    if folder is None:
+        folder = tinyworld.WEIGHTS / "lvlm"
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"there is no embedded vision-language model in {str(folder)!r}; name another")
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     if getattr(processor, "chat_template", None) is None:

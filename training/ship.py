@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from evaluators import load_evaluator
-from tinyworld import WEIGHTS
+from tinyworld import WEIGHTS, lvlm
 from tinyworld.features import PixelClassifier
 
 ABOUT = {
@@ -23,6 +23,9 @@ ABOUT = {
     "reward": "Reward: which of two pictures would be preferred for a prompt? A head on the features of latent CLIP.",
     "text": "Text rendering: do the drawn letters spell the quoted word? A head on the features of latent CLIP.",
     "counting": "Counting: are there as many as the prompt says? A head on the features of latent CLIP.",
+    "lvlm": "The embedded vision-language model: a `LlavaForConditionalGeneration` with its processor, 256 visual "
+    "tokens a picture, that answers questions about tinyworld. While it was trained, linear heads on its vision "
+    "encoder, since thrown away, asked each patch what it shows and the class token what the caption tells.",
     "features": "Pixel classifier whose features the Fréchet distance is measured on; no part of guidance.",
 }
 DATA = (
@@ -33,8 +36,9 @@ DATA = (
 
 def card(name: str, reports: dict[str, dict]) -> str:
     """A model card: what it is, and for every training run its command, seed, hardware, time and measures."""
-    lines = ["---", "license: apache-2.0", "library_name: diffusers", "---", f"# tinyworld {name}", "", ABOUT[name], ""]
-    lines += [f"Data: {DATA}", ""]
+    library = "transformers" if name == "lvlm" else "diffusers"
+    lines = ["---", "license: apache-2.0", f"library_name: {library}", "---"]
+    lines += [f"# tinyworld {name}", "", ABOUT[name], "", f"Data: {DATA}", ""]
     for part, report in reports.items():
         lines += [f"## {part}", f"- command: `{report['command']}` (seed {report['seed']})"]
         lines += [f"- hardware: {report['hardware']}", f"- time: {report['minutes']} minutes, {report['steps']} steps"]
@@ -43,12 +47,23 @@ def card(name: str, reports: dict[str, dict]) -> str:
     return "\n".join([*lines, ""])
 
 
+def load_in_float32(config: Path) -> None:
+    """Says in a transformers model's ``config.json``, and in those nested in it, that half-precision weights are to be
+    loaded as float32, which is faster on a CPU."""
+    said = json.loads(config.read_text())
+    for part in (said, *(value for value in said.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = "float32"
+    config.write_text(json.dumps(said, indent=2) + "\n")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--only", nargs="+", choices=tuple(ABOUT), default=tuple(ABOUT))
     args = parser.parse_args(argv)
-    clip = load_evaluator("clip", args.runs / "clip" / "clip")
+    if missing := [name for name in args.only if not (args.runs / name / "report.json").is_file()]:
+        parser.error(f"argument --runs: {str(args.runs)!r} holds no finished run of {', '.join(missing)}; see --only")
     for name in args.only:
         out = WEIGHTS / name
         shutil.rmtree(out, ignore_errors=True)
@@ -56,15 +71,20 @@ def main(argv: list[str] | None = None) -> None:
             pipe = StableDiffusionPipeline.from_pretrained(args.runs / name / "pipeline")
             pipe.to(torch.float16).save_pretrained(out)
             # transformers loads in the dtype that this file names, diffusers in float32: let both be float32.
-            config = out / "text_encoder" / "config.json"
-            config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+            load_in_float32(out / "text_encoder" / "config.json")
             reports = {p: json.loads((args.runs / p / "report.json").read_text()) for p in ("vae", name)}
+        elif name == "lvlm":
+            model, processor = lvlm.load(args.runs / name / name)
+            model.half().save_pretrained(out)
+            processor.save_pretrained(out)
+            load_in_float32(out / "config.json")
+            reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         else:
             folder = args.runs / name / name
             if name == "features":
                 model = PixelClassifier.from_pretrained(folder)
             else:
-                model = load_evaluator(name, folder, clip)
+                model = load_evaluator(name, folder, load_evaluator("clip", args.runs / "clip" / "clip"))
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         (out / "README.md").write_text(card(name, reports))

@@ -94,11 +94,13 @@ def test_genuine_shapes_have_the_published_sizes(shape, parameters):
     [
         (["-n", "0"], "`n` and `repeats` must be at least 1"),
         (["--model", "nowhere"], "is no model folder"),
+        ([], "should hold the embedded model, which is not there"),
         (["--shape", "llava-1.5-7b", "--model", "x"], "not both"),
         (["--shape", "qwen2-vl-7b"], "takes a CUDA GPU"),
     ],
 )
-def test_bad_arguments(arguments, message, monkeypatch, capsys):
+def test_bad_arguments(arguments, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tinyworld.WEIGHTS", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pruning.main(arguments) == 2
     error = capsys.readouterr().err
