@@ -4,9 +4,10 @@
     python -m benchmarks.pruning --shape llava-1.5-7b --json
 
 A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
-so compare methods by their FLOPs too. Questions are about combinations that training never saw. Every time is a ratio
-of runs with and without pruning in turns. ``--shape`` measures a genuine configuration with random numbers on a GPU:
-cost does not depend on them (answers do, and are not looked at).
+so compare methods by their FLOPs too. Questions are about combinations that training never saw, the same ones with and
+without pruning, and intervals are over resampled questions. Every time is a ratio of runs with and without pruning in
+turns, with the least and the largest of them as range. ``--shape`` measures a genuine configuration with random numbers
+on a GPU: cost does not depend on them (answers do, and are not looked at).
 """
 
 import argparse
@@ -33,7 +34,7 @@ from training.loop import hardware
 
 from .provenance import commit
 from .pruning_shapes import SHAPES, build, inputs
-from .quality import paired_bootstrap
+from .metrics import paired_bootstrap
 
 BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
 ROWS = 8  # prompts in a batch that is timed
@@ -69,27 +70,23 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 @torch.inference_mode()
-def time_ratio(model: Any, function: Callable[[], Any], method: dict[str, Any], repeats: int) -> float:
-    """Median over `repeats` of the time of `function` with pruning over that without, in turns."""
+def time_ratio(
+    model: Any, spent: Callable[[], float], method: dict[str, Any], repeats: int, name: str
+) -> dict[str, float | list[float]]:
+    """What `spent` returns with pruning over what it does without, in turns: ``{name}_ratio``, the median over
+    `repeats`, and ``{name}_range``, the least and the largest."""
 
     def pruned() -> float:
         with prune(model, **method):
-            return seconds(function)
+            return spent()
 
-    runs: dict[str, Callable[[], float]] = {"pruned": pruned, "whole": lambda: seconds(function)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    runs: dict[str, Callable[[], float]] = {"pruned": pruned, "whole": spent}
+    ratios = []
     for repeat in range(-1, repeats):  # -1 warms up
-        for name in sorted(runs, reverse=bool(repeat % 2)):  # neither is always the first
-            elapsed = runs[name]()
-            if repeat >= 0:
-                times[name].append(elapsed)
-    return round(statistics.median(p / w for p, w in zip(times["pruned"], times["whole"], strict=True)), 4)
-
-
-def accuracy(right: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
-    """Share of right answers of each kind of question, and of all."""
-    table = {kind: round(float(right[kinds == kind].mean()), 4) for kind in KINDS if kind in kinds}
-    return table | {"all": round(float(right.mean()), 4)}
+        times = {run: runs[run]() for run in sorted(runs, reverse=bool(repeat % 2))}  # neither is always the first
+        if repeat >= 0:
+            ratios.append(round(times["pruned"] / times["whole"], 4))
+    return {f"{name}_ratio": round(statistics.median(ratios), 4), f"{name}_range": [min(ratios), max(ratios)]}
 
 
 def ratio(right: np.ndarray, whole: np.ndarray) -> float | None:
@@ -97,6 +94,26 @@ def ratio(right: np.ndarray, whole: np.ndarray) -> float | None:
     if right.sum() == whole.sum():
         return 1.0
     return round(float(right.sum() / whole.sum()), 4) if whole.any() else None
+
+
+def ratio_interval(right: np.ndarray, whole: np.ndarray, repeats: int = 10_000) -> list[float] | None:
+    """The 95 % interval of `ratio` over resampled questions; `None` where a resample has nothing to divide by."""
+    counts = np.bincount(2 * right.astype(int) + whole, minlength=4)  # neither, whole alone, pruned alone, both
+    drawn = np.random.default_rng(0).multinomial(len(right), counts / len(right), size=repeats)
+    below = drawn[:, 1] + drawn[:, 3]
+    if not below.all():
+        return None
+    return [round(float(q), 4) for q in np.quantile((drawn[:, 2] + drawn[:, 3]) / below, (0.025, 0.975))]
+
+
+def compare(right: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
+    """Right answers with pruning against those without, to the same questions, bool ``(questions,)`` each."""
+    return {
+        "exact_match": round(float(right.mean()), 4),
+        "exact_match_ratio": ratio(right, whole),
+        "exact_match_ratio_interval": ratio_interval(right, whole),
+        "exact_match_difference": paired_bootstrap((right * 1.0 - whole)[:, None]),
+    }
 
 
 def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
@@ -110,12 +127,17 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
     pairs = quiz(questions)
     images, texts = [Image.fromarray(scene.image) for scene, _ in pairs], [question.text for _, question in pairs]
     wanted = np.array([question.answer for _, question in pairs])
-    kinds = np.array([question.kind for _, question in pairs])
+    asked = np.array([question.kind for _, question in pairs])
+    kinds = {kind: asked == kind for kind in KINDS if kind in asked}
     batch = lvlm.encode(processor, images[:ROWS], texts[:ROWS]).to(model.device)
     names, skipped = usable(model, batch)
     plain = np.array(lvlm.answer(model, processor, images, texts))
     whole = plain == wanted
     flops, cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
+
+    def prefill_seconds() -> float:
+        return seconds(lambda: model(**batch, use_cache=True))
+
     presets: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name, budget in tqdm([(name, budget) for name in names for budget in BUDGETS], mininterval=5):
         method = {"method": name, "keep": BUDGETS[budget]}
@@ -124,12 +146,11 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
             pruned_flops, pruned_cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
         right = given == wanted
         presets[name][budget] = {
-            "exact_match": accuracy(right, kinds),
-            "exact_match_ratio": ratio(right, whole),
-            "exact_match_difference": paired_bootstrap((right * 1.0 - whole)[:, None]),
+            **compare(right, whole),
+            "by_kind": {kind: compare(right[about], whole[about]) for kind, about in kinds.items()},
             "same_answer": round(float((given == plain).mean()), 4),
             "prefill_flops_ratio": round(pruned_flops / flops, 4),
-            "prefill_wall_clock_ratio": time_ratio(model, lambda: model(**batch, use_cache=True), method, repeats),
+            **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
             "kv_bytes_ratio": round(pruned_cache / cache, 4),
         }
     return {
@@ -137,7 +158,12 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
         "questions": questions,
         "batch_size": len(batch["input_ids"]),
         "repeats": repeats,
-        "whole": {"exact_match": accuracy(whole, kinds), "prefill_flops": flops, "kv_bytes": cache},
+        "whole": {
+            "exact_match": round(float(whole.mean()), 4),
+            "by_kind": {kind: round(float(whole[about].mean()), 4) for kind, about in kinds.items()},
+            "prefill_flops": flops,
+            "kv_bytes": cache,
+        },
         "presets": presets,
         "skipped": skipped,
     }
@@ -164,11 +190,15 @@ def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, floa
     for size in (1, 8):
         batch = inputs(model, size)
 
-        def prefill(batch: Any = batch) -> Any:
-            return model(**batch, use_cache=True)
+        def prefill_seconds(batch: Any = batch) -> float:
+            return seconds(lambda: model(**batch, use_cache=True))
 
-        def write(batch: Any = batch) -> Any:  # without the end of a sequence, whatever the random model wants
-            return model.generate(**batch, do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+        def write(n: int = NEW_TOKENS, batch: Any = batch) -> Any:  # whatever the random model wants to end with
+            return model.generate(**batch, do_sample=False, max_new_tokens=n, min_new_tokens=n)
+
+        def decode_seconds(write: Callable[..., Any] = write) -> float:  # of `NEW_TOKENS` tokens after the first
+            first, all_ = (seconds(lambda n=n: write(n)) for n in (1, 1 + NEW_TOKENS))
+            return all_ - first
 
         flops, cache, peak = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
         for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
@@ -177,38 +207,13 @@ def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, floa
                 pruned = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
             presets[name][budget][f"batch_{size}"] = {
                 "prefill_flops_ratio": round(pruned[0] / flops, 4),
-                "prefill_wall_clock_ratio": time_ratio(model, prefill, method, repeats),
-                "decode_wall_clock_ratio": decode_ratio(model, batch, method, repeats),
+                **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
+                **time_ratio(model, decode_seconds, method, repeats, "decode_wall_clock"),
                 "kv_bytes_ratio": round(pruned[1] / cache, 4),
                 "peak_memory_ratio": round(pruned[2] / peak, 4) if peak else None,
                 "peak_memory_bytes": pruned[2],
             }
     return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
-
-
-@torch.inference_mode()
-def decode_ratio(model: Any, batch: Any, method: dict[str, Any], repeats: int) -> float:
-    """Time of writing `NEW_TOKENS` tokens after the first one, with pruning over without, in turns."""
-
-    def spent() -> float:
-        first, all_ = (
-            seconds(lambda n=n: model.generate(**batch, do_sample=False, max_new_tokens=n, min_new_tokens=n))
-            for n in (1, 1 + NEW_TOKENS)
-        )
-        return all_ - first
-
-    ratios = []
-    for repeat in range(-1, repeats):  # -1 warms up
-        times = {}
-        for name in sorted(("pruned", "whole"), reverse=bool(repeat % 2)):
-            if name == "pruned":
-                with prune(model, **method):
-                    times[name] = spent()
-            else:
-                times[name] = spent()
-        if repeat >= 0:
-            ratios.append(times["pruned"] / times["whole"])
-    return round(statistics.median(ratios), 4)
 
 
 def show(report: dict[str, Any]) -> None:

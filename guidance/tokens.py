@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from evaluators.base import Evaluator, score
+from evaluators.token_baselines import UniformTokens
 from evaluators.tokens import TokenContext, as_token_evaluator, combine_tokens
 
 
@@ -168,7 +169,8 @@ class TokenPruning:
         return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual)
 
     def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
-        """What stays of `tokens` ``(batch, tokens, dim)``. A score that is not finite counts as the lowest."""
+        """What stays of `tokens` ``(batch, tokens, dim)``. A score that is not finite counts as the lowest. In a row of
+        which no evaluator says anything, evenly spaced tokens stay."""
         scores = {}
         for name, evaluator in self.evaluators.items():
             values = score(evaluator, tokens, context).masked_fill(~context.valid, 0.0)
@@ -176,6 +178,7 @@ class TokenPruning:
             least = values.masked_fill(bad, torch.inf).amin(1, keepdim=True)
             scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
         total = combine_tokens(scores, context.valid, self.weights)
+        total = torch.where(total.any(1, keepdim=True), total, UniformTokens()(tokens, context))
         left, keep = context.valid, context.keep
         if self.similar:
             drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()

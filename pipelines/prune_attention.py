@@ -8,6 +8,8 @@ import inspect
 import torch
 from torch import nn
 
+CHUNK = 128  # queries at a time: a long instruction times a long sequence would not fit into memory
+
 
 def compact(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The indices of the True entries of `mask` ``(batch, length)``, in order, padded: ``(batch, most)`` and which are
@@ -58,9 +60,13 @@ def attention_received(
         past = past_keys.shape[-2]
         k = torch.cat([past_keys.to(k), k], dim=-2)
     q = q.unflatten(1, (k.shape[1], -1))  # heads that share a key head
-    weights = (q @ k[:, :, None].transpose(-1, -2)).flatten(1, 2).float() * attention.scaling
-    slot = torch.arange(k.shape[-2], device=k.device)
-    allowed = valid[:, None] & (slot <= past + order[..., None])
-    weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+    k = k[:, :, None].transpose(-1, -2)
+    slot = torch.arange(k.shape[-1], device=k.device)
     share = real.float() / real.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("bhqk,bq->bhk", weights, share)
+    received = torch.zeros(len(q), q.shape[1] * q.shape[2], k.shape[-1], device=q.device)
+    for asking, place, part in zip(q.split(CHUNK, -2), order.split(CHUNK, 1), share.split(CHUNK, 1), strict=True):
+        weights = (asking @ k).flatten(1, 2).float() * attention.scaling
+        allowed = valid[:, None] & (slot <= past + place[..., None])
+        weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+        received = received + torch.einsum("bhqk,bq->bhk", weights, part)
+    return received

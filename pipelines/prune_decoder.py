@@ -55,7 +55,8 @@ class DecoderPruner:
         reader: gives what the vision encoder knows, where an evaluator reads it.
 
     Raises:
-        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names.
+        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names, or
+            is spread over several devices.
     """
 
     def __init__(
@@ -74,9 +75,13 @@ class DecoderPruner:
         if "sliding_attention" in kinds or getattr(config, "sliding_window", None):
             raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
         depth = len(language_model.layers)
-        observed = [e.layers[1] for e in pruning.evaluators.values() if hasattr(e, "observe")]
-        if (deepest := max([*pruning.keep, *(n - 1 for n in observed)])) >= depth:
+        if (deepest := max(pruning.keep)) >= depth:
             raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
+        for e in pruning.evaluators.values():
+            if hasattr(e, "observe") and e.layers[1] > depth:
+                raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
+        if len({p.device for p in language_model.layers.parameters()}) > 1:
+            raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
         if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
             raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
         self.model, self.pruning, self.renumber = language_model, pruning, renumber

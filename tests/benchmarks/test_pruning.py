@@ -31,8 +31,12 @@ def test_report(lvlm_weights, monkeypatch, capsys):
     for name, budgets in report["presets"].items():
         assert set(budgets) == set(FEW)
         for row in budgets.values():
-            assert set(row["exact_match"]) == {*KINDS, "all"} and row["prefill_wall_clock_ratio"] > 0
-            assert set(row["exact_match_difference"]) == {"mean", "low", "high"}
+            low, high = row["prefill_wall_clock_range"]
+            assert 0 < low <= row["prefill_wall_clock_ratio"] <= high
+            assert isinstance(row["exact_match"], float) and set(row["by_kind"]) == set(KINDS)
+            for about in (row, *row["by_kind"].values()):
+                assert set(about["exact_match_difference"]) == {"mean", "low", "high"}
+                assert {"exact_match", "exact_match_ratio", "exact_match_ratio_interval"} <= set(about)
         all_, few = budgets["100"], budgets["22"]
         assert all_["exact_match_ratio"] == all_["kv_bytes_ratio"] == all_["same_answer"] == 1
         assert all_["prefill_flops_ratio"] == 1 or name == "visionzip"  # which reads the encoder all the same
@@ -47,6 +51,21 @@ def test_exact_match_ratio():
     assert pruning.ratio(np.array([True, False]), right) == 0.5
     assert pruning.ratio(wrong, wrong) == 1.0
     assert pruning.ratio(right, wrong) is None
+
+
+def test_exact_match_is_compared_question_by_question():
+    rng = np.random.default_rng(1)
+    whole = rng.random(400) < 0.8
+    right = whole & (rng.random(400) < 0.9)
+    got = pruning.compare(right, whole)
+    assert got["exact_match"] == pytest.approx(right.mean(), abs=1e-4)
+    low, high = got["exact_match_ratio_interval"]
+    assert low < got["exact_match_ratio"] < high < 1  # every wrong answer is one that was right without pruning
+    # The spread of a ratio to the same 0.8 · 400 questions; of unrelated ones it would be far wider.
+    assert high - low == pytest.approx(2 * 1.96 * (0.9 * 0.1 / 320) ** 0.5, rel=0.2)
+    assert got["exact_match_difference"]["high"] < 0
+    assert pruning.compare(whole, whole)["exact_match_ratio_interval"] == [1.0, 1.0]
+    assert pruning.compare(~whole, np.zeros_like(whole))["exact_match_ratio_interval"] is None
 
 
 TEXT = {"hidden_size": 64, "intermediate_size": 16, "num_hidden_layers": 4, "vocab_size": 64}
@@ -78,6 +97,7 @@ def test_genuine_shapes_scaled_down(shape, monkeypatch):
             row = budgets["25"][size]
             assert row["prefill_flops_ratio"] > 0 and 0 < row["kv_bytes_ratio"] < 1
             assert row["prefill_wall_clock_ratio"] > 0 and isinstance(row["decode_wall_clock_ratio"], float)
+            assert len(row["decode_wall_clock_range"]) == 2
             assert row["peak_memory_ratio"] is None  # measured on a GPU alone
     assert report["presets"]["random"]["25"]["batch_1"]["prefill_flops_ratio"] < 1
     pruning.show(report)

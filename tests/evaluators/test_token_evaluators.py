@@ -138,6 +138,15 @@ def test_similarity(tokens):
     given = torch.randn(DIM, generator=torch.Generator().manual_seed(3))
     got = InstructionSimilarity(given)(tokens, context())
     torch.testing.assert_close(got, torch.cosine_similarity(tokens, given, dim=-1))
+    matrix, each = torch.randn(DIM, 3), torch.randn(BATCH, 3)
+    got = InstructionSimilarity(each, project=lambda t: t @ matrix)(tokens, context())
+    torch.testing.assert_close(got, torch.cosine_similarity(tokens @ matrix, each[:, None], dim=-1))
+    with pytest.raises(ValueError, match=r"`embedding` of 'similarity' must be .* = \(3, 6\), got \(3, 3\)"):
+        InstructionSimilarity(each)(tokens, context())
+    with pytest.raises(ValueError, match=r"= \(3, 6\), got \(2, 6\)"):
+        InstructionSimilarity(tokens[:2, 0])(tokens, context())
+    with pytest.raises(ValueError, match="`project` brings tokens into the space"):
+        InstructionSimilarity(project=lambda t: t)
 
 
 def test_random_does_not_depend_on_the_batch(tokens):

@@ -131,6 +131,29 @@ def row(name: str, count: int, seed: int) -> dict[str, Any]:
     return {"ids": ids, "pixels": pixels, "count": count}
 
 
+# In patches for Qwen-VL, in pixels for LLaVA-NeXT: small, large, and one of each.
+SIZES = (("small",), ("large",), ("large", "small"))
+
+
+def row_of_sizes(name: str, sizes: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """As `row`, with images of these `SIZES`."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == "llava_next":  # tiles beside or above one another, with a newline after each row
+        shapes, tokens = {"small": [16, 32], "large": [32, 16]}, {"small": 16 + 4 * 9, "large": 16 + 8 * 5}
+        pixels = torch.randn(len(sizes), 3, 3, 16, 16, generator=generator)
+        tensors = {"pixel_values": pixels, "image_sizes": torch.tensor([shapes[s] for s in sizes])}
+    else:
+        grids, tokens = {"small": [1, 4, 8], "large": [1, 8, 8]}, {"small": 8, "large": 16}
+        grid = torch.tensor([grids[s] for s in sizes])
+        pixels = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 4 * 4, generator=generator)
+        tensors = {"pixel_values": pixels, "image_grid_thw": grid}
+    ids = [1]
+    for size in sizes:
+        ids += [*torch.randint(2, 50, (2,), generator=generator).tolist(), *[IMAGE] * tokens[size]]
+    ids += torch.randint(2, 50, (4 + seed,), generator=generator).tolist()
+    return {"ids": ids, "pixels": tensors, "count": len(sizes)}
+
+
 def collate(name: str, samples: list[dict[str, Any]], side: str = "left") -> dict[str, torch.Tensor]:
     """Samples to one padded batch, as a processor does it."""
     length = max(len(s["ids"]) for s in samples)

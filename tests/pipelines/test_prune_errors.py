@@ -33,7 +33,7 @@ def hooks(model) -> int:
         ({"keep": {1: 0.5, 2: 0.75}}, "`keep` must not grow"),
         ({"keep": {}}, "`keep` must map"),
         ({"positions": "sideways"}, "`positions` must be one of"),
-        ({"method": TokenPruning([TokenTransition((1, 6))], {3: 0.5})}, "layer"),
+        ({"method": TokenPruning([TokenTransition((1, 6))], {3: 0.5})}, "`layers` of evaluator 'transition' end at 6"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -64,6 +64,13 @@ def test_sliding_windows_are_refused():
     config.model.language_model.config.sliding_window = 8
     with pytest.raises(ValueError, match="sliding-window"):
         prune(config)
+
+
+def test_several_devices_are_refused():
+    model = hosts.build("llava")
+    model.model.language_model.layers[2].to("meta")
+    with pytest.raises(ValueError, match="`model` has its decoder layers on several devices"):
+        prune(model)
 
 
 def test_multimodal_rotary_cannot_be_renumbered():
