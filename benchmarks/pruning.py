@@ -32,9 +32,9 @@ from tinyworld import lvlm
 from tinyworld.questions import KINDS, quiz
 from training.loop import hardware
 
+from .metrics import paired_bootstrap
 from .provenance import commit
 from .pruning_shapes import SHAPES, build, inputs
-from .metrics import paired_bootstrap
 
 BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
 ROWS = 8  # prompts in a batch that is timed

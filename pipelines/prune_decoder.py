@@ -187,7 +187,8 @@ class DecoderPruner:
             y = output[0] if isinstance(output, tuple) else output
             present, (index, valid) = run.present(), self.candidates(run)
             for evaluator in watching:
-                values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
+                with torch.no_grad():  # checkpointed layers run again, and then nobody looks
+                    values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
                 values = values.gather(1, index).masked_fill(~valid, 0.0)
                 run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
 
@@ -269,7 +270,8 @@ class DecoderPruner:
             return states
         tokens = take(states, place)
         context = self.context(run, index, states, kwargs, keep)
-        decision = self.pruning.decide(tokens, context)
+        with torch.no_grad():
+            decision = self.pruning.decide(tokens, context)
         stays = decision.stays
         if decision.into is not None:
             features = context.encoder_keys() if context.encoder_keys is not None else None

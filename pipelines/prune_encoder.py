@@ -95,7 +95,8 @@ class EncoderPruner:
             keys=lambda: self.project(index, states, "k_proj").transpose(1, 2).flatten(2)[:, first:],
             encoder_attention=(lambda: self.attention(index)[:, :, 0, first:].sum(1)) if first else None,
         )
-        decision = self.pruning.decide(tokens, context)
+        with torch.no_grad():
+            decision = self.pruning.decide(tokens, context)
         if decision.into is not None:
             tokens = merge_dropped(tokens, valid & ~decision.stays, decision.into)
         order, _ = compact(decision.stays)

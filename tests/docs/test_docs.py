@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 from diffusers import AutoencoderTiny
-from transformers import CLIPConfig, CLIPModel
+from PIL import Image
+from small_lvlm import lvlm_weights
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from tinyworld.scenes import make_scene
 from training import train_clip
 
+__all__ = ["lvlm_weights"]
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 CHECKPOINTS = {
@@ -22,24 +26,30 @@ ON_A_CPU = {'"cuda"': '"cpu"', "torch.float16": "torch.float32", "torch.bfloat16
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path, lvlm_weights):
     """The other checkpoints that pages name: id to folder."""
     decoder, pixel_clip = tmp_path / "taesdxl", tmp_path / "clip"
     blocks = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
     numbers = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
     AutoencoderTiny(**blocks, **numbers, latent_channels=4).save_pretrained(decoder)
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 16, "patch_size": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 4}
     clip = train_clip.build(in_channels=4, space="noisy")  # its tokenizer and the shape of its text tower
     config = CLIPConfig(text_config=clip.config.text_config, vision_config=vision, projection_dim=16)
     CLIPModel(config).save_pretrained(pixel_clip)
-    clip.tokenizer.save_pretrained(pixel_clip)
-    return {"madebyollin/taesdxl": decoder, "openai/clip-vit-base-patch32": pixel_clip}
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(image_processor, clip.tokenizer).save_pretrained(pixel_clip)
+    return {
+        "madebyollin/taesdxl": decoder,
+        "openai/clip-vit-base-patch32": pixel_clip,
+        "llava-hf/llava-1.5-7b-hf": lvlm_weights / "lvlm",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, folder, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Image.fromarray(make_scene(0).image).save("street.jpg")
     namespace: dict = {}
     for block in re.finditer(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         code = block[1]

@@ -2,6 +2,7 @@
 
 import functools
 
+import prune_hosts as hosts
 import pytest
 import torch
 from transformers import (
@@ -18,6 +19,7 @@ from transformers import (
 
 from evaluators.token_attention import ClassTokenAttention
 from evaluators.token_graph import WeightedPageRank, weighted_page_rank
+from evaluators.token_similarity import InstructionSimilarity
 from guidance.tokens import TokenPruning
 from pipelines.prune import prune
 
@@ -152,6 +154,30 @@ def test_page_rank_converges_to_the_leading_eigenvector():
     values, vectors = torch.linalg.eig(attention.T.double())
     leading = vectors[:, values.abs().argmax()].real
     close(weighted_page_rank(attention, 50), (leading / leading.mean()).float())
+
+
+def test_inside_a_vision_language_model_features_are_too_few():
+    model, batch = hosts.build("llava"), hosts.inputs("llava", (1,))
+    with prune(model.model.vision_tower, "random", keep={0: 0.5}), pytest.raises(ValueError, match="do not match"):
+        model(**batch)
+
+
+def test_the_similarity_of_clip():
+    """In the space that CLIP compares in, of the patches as they are after two layers."""
+    model, seen = build("clip"), []
+    text, vision = torch.randn(3, 16, generator=torch.Generator().manual_seed(5)), model.vision_model
+    handle = vision.encoder.layers[2].register_forward_pre_hook(lambda m, a: seen.append(a[0][:, 1:]))
+    model.get_image_features(pixels())
+    handle.remove()
+    evaluator = InstructionSimilarity(text, lambda patches: model.visual_projection(vision.post_layernorm(patches)))
+    with prune(model, TokenPruning([evaluator], {2: 9})) as pruner:
+        model.get_image_features(pixels())
+    projected = model.visual_projection(vision.post_layernorm(seen[0]))
+    expected = torch.cosine_similarity(projected, text[:, None], dim=-1)
+    close(pruner.last.decisions[2].scores["similarity"], expected)
+    for image in range(3):
+        best = expected[image].topk(9).indices.sort().values
+        assert pruner.last.kept[2][image].nonzero().flatten().tolist() == best.tolist()
 
 
 def test_errors():
