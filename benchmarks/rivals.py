@@ -50,7 +50,7 @@ class Method:
 def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     """The search, and what else is built on it."""
     table = {"dynamic": Method(search)}
-    table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:2] if quick else TOLERANCES)}
+    table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[2:3] if quick else TOLERANCES)}
     if quick:
         return table
     settings = {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}

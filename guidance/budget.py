@@ -27,7 +27,7 @@ class Budget:
 
     Example::
 
-        with guide(pipe, Budget(GreedySearch([clip]), tolerance=0.1)) as traces:
+        with guide(pipe, Budget(GreedySearch([clip]))) as traces:
             image = pipe("two red circles").images[0]
         print(traces[-1].nfe)  # at most 2 for every step
 
@@ -41,7 +41,7 @@ class Budget:
         ValueError, TypeError: an argument outside what is said here.
     """
 
-    def __init__(self, guidance: Guidance, tolerance: float = 0.1, reuse: bool = True, recheck: int | None = 4) -> None:
+    def __init__(self, guidance: Guidance, tolerance: float = 0.2, reuse: bool = True, recheck: int | None = 6) -> None:
         if not hasattr(guidance, "decide"):
             raise TypeError(f"`guidance` must be a GreedySearch or a Schedule, got {type(guidance).__name__}.")
         if isinstance(guidance, (BeamSearch, FeynmanKac)):

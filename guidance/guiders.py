@@ -15,7 +15,7 @@ from .step import Decision, DenoisingStep
 GUIDERS: dict[str, type[BaseGuidance]] = {
     "apg": AdaptiveProjectedGuidance,  # arXiv 2410.02416
     "cfg_zero_star": ClassifierFreeZeroStarGuidance,  # arXiv 2503.18886
-    "fdg": FrequencyDecoupledGuidance,  # arXiv 2506.19713; needs kornia and latents (batch, C, H, W)
+    "fdg": FrequencyDecoupledGuidance,  # arXiv 2506.19713; needs kornia (extra `fdg`) and latents (batch, C, H, W)
     "mambo_g": MagnitudeAwareGuidance,  # arXiv 2508.03442
     "tcfg": TangentialClassifierFreeGuidance,  # arXiv 2503.18137
 }

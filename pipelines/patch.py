@@ -13,16 +13,24 @@ SHARED = ("img_ids", "txt_ids", "image_rotary_emb")
 def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
     """Puts ``replacement(stock, *args, **kwargs)`` in the place of one instance's method, whose signature it keeps, for
     pipelines inspect it. Returns what undoes it."""
-    before, stock = owner.__dict__.get(name), getattr(owner, name)
-    ours = owner.__dict__[name] = functools.wraps(stock)(functools.partial(replacement, stock))
+    stock = getattr(owner, name)
+    ours = functools.wraps(stock)(functools.partial(replacement, stock))
+    ours.before = owner.__dict__.get(name)
+    owner.__dict__[name] = ours
 
     def undo() -> None:
-        if owner.__dict__.get(name) is not ours:  # offloading, for one, renews the forward of models after every call
+        top = owner.__dict__.get(name)
+        if top is ours:
+            if ours.before is None:
+                del owner.__dict__[name]
+            else:
+                owner.__dict__[name] = ours.before
             return
-        if before is None:
-            del owner.__dict__[name]
-        else:
-            owner.__dict__[name] = before
+        # Not on top any more: a later patch lies over it, or offloading, for one, has renewed a model's forward.
+        while top is not None and getattr(top, "before", None) is not ours:
+            top = getattr(top, "before", None)
+        if top is not None:
+            top.before = ours.before
 
     return undo
 

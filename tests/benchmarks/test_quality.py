@@ -54,7 +54,7 @@ def test_rivals(pipe):
     assert len(names) == len(set(names))
     quick = rivals.ours(pipe.guidance, True) | rivals.static(True) | rivals.quick_rivals()
     schedules = ["interval:6", "linear:6", "cosine:6", "exponential:6"]
-    assert list(quick) == ["dynamic", "budget:0.1", "static:2", "static:4.5", "static:8", "static:13", *schedules]
+    assert list(quick) == ["dynamic", "budget:0.2", "static:2", "static:4.5", "static:8", "static:13", *schedules]
 
 
 def test_ablations_change_one_thing(pipe):
@@ -142,7 +142,7 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
     arguments = ["--quick", "--json", "-n", "5", "--seeds", "2", "--work", str(tmp_path / "work")]
     assert quality.main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report["methods"]) >= {"dynamic", "budget:0.1", "static:2", "static:4.5", "interval:6"}
+    assert set(report["methods"]) >= {"dynamic", "budget:0.2", "static:2", "static:4.5", "interval:6"}
     for row in report["methods"].values():
         assert {"accuracy", "frechet_distance", "categories", "nfe", "diversity", "win_rate"} <= set(row)
         assert set(row["categories"]) == set(CATEGORIES)

@@ -237,20 +237,43 @@ def test_best_of_counts_what_was_run(stock, folder):
     assert best_of(stock("sd"), PROMPTS, 3, [brightness], **options).nfe == 3 * 2 * 4
 
 
-def test_patch_leaves_what_replaced_it():
+def test_patches_come_off_in_any_order():
     class Model:
         def forward(self, x):
             return x
 
-    model = Model()
-    undo = patch(model, "forward", lambda stock, x: stock(x) + 1)
-    assert model.forward(1) == 2
-    inner = patch(model, "forward", lambda stock, x: stock(x) * 10)
-    assert model.forward(1) == 20
-    undo()
-    assert model.forward(1) == 20, "not ours any more"
-    inner()
-    assert model.forward(1) == 2, "as it was found"
+    def patched():
+        model = Model()
+        undo = [patch(model, "forward", lambda stock, x, by=by: stock(x) + by) for by in (1, 10, 100)]
+        assert model.forward(0) == 111
+        return model, undo
+
+    for order in ([2, 1, 0], [0, 1, 2], [1, 2, 0], [1, 0, 2]):
+        model, undo = patched()
+        for i in order:
+            undo[i]()
+        assert "forward" not in model.__dict__ and model.forward(0) == 0, order
+    model, undo = patched()
+    model.forward = replaced = lambda x: -x
+    for i in (2, 1, 0):
+        undo[i]()
+    assert model.forward is replaced, "what others put there stays"
+
+
+def test_an_error_inside_best_of_leaves_no_count_behind(stock):
+    case = text_to_image("sd")
+    pipe, calls = case.stock(stock), []
+
+    def fails_late(candidates, context):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return candidates.flatten(2).mean(2)
+
+    options = {"num_inference_steps": 6, "height": 16, "width": 16}
+    with guide(pipe, Budget(GreedySearch([fails_late], (2.0, 6.0)), tolerance=1e9)), pytest.raises(KeyboardInterrupt):
+        best_of(pipe, PROMPTS, 2, [fails_late], **options)
+    assert "forward" not in pipe.unet.__dict__
 
 
 def test_take_rows():
