@@ -187,7 +187,7 @@ def build(
     named: bool = False,
     show_report: bool = True,
 ) -> gr.Blocks:
-    """The page, to be launched or rendered inside another.
+    """The page, to be launched, or rendered inside another: built before that, then ``.render()`` in it.
 
     Args:
         questions, check_every: see `VoteStore`.

@@ -5,6 +5,7 @@ import io
 import re
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -94,6 +95,13 @@ def test_a_manifest_that_points_outside_shows_nothing(folder, ram):
     store = VoteStore(folder, check_every=0)
     with pytest.raises(ValueError, match="secret"):
         study_page.pair(folder, store.task(store.new_rater())[0])
+
+
+def test_as_a_tab_of_another_page(folder):
+    page = study_page.build(folder)
+    with gr.Blocks() as app, gr.Tab("Study"):
+        page.render()
+    assert sum((app._id, "load") in event.targets for event in app.fns.values()) == 2  # the first pair, and the keys
 
 
 @pytest.fixture
