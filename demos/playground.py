@@ -121,7 +121,7 @@ def tab(host: Host) -> None:
             with gr.Row():
                 seed = gr.Number(4, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
                 static = gr.Number(STATIC_SCALE, label="Static scale", minimum=0, maximum=MAX_SCALE, min_width=120)
-            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps")
+            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps")
             with gr.Accordion("The search", open=False):
                 search = host.controls()
                 gr.Markdown("A weight of 0 leaves an evaluator out.", elem_classes="note")
