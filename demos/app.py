@@ -10,6 +10,7 @@ import argparse
 import os
 import socket
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import tinyworld
@@ -23,13 +24,6 @@ TITLE = """# Online guidance
 Evaluators look at the noisy latents while a picture is made, and a search picks the guidance scale of every step."""
 
 
-def port(text: str) -> int:
-    """A port, 0 for any free one."""
-    if not text.strip().isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, got {text!r}")
-    return int(text)
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
     parser = arguments.Parser(prog="demos.app", description=__doc__.splitlines()[0])
@@ -38,10 +32,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--evaluators", type=arguments.evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded"
     )
     parser.add_argument("--lvlm", type=folder, metavar="FOLDER", help="of the Ask tab; default: the embedded model")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a study of demos.batch, for the Study tab")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
-    parser.add_argument("--port", type=port, default=7860)
+    parser.add_argument("--port", type=arguments.port, default=7860)
     args = parser.parse_args(argv)
     args.error = parser.error
     if args.model and not (args.evaluators and all(args.evaluators.values())):
@@ -91,8 +86,20 @@ def load_reader(args: argparse.Namespace) -> Any:
     return Reader(model.to(args.device), processor, **longest)
 
 
-def build(host: Any, reader: Any) -> Any:
-    """The page, as `gr.Blocks`."""
+def load_study(args: argparse.Namespace) -> Any:
+    """The page of the study, `None` where none is given."""
+    if args.study is None:
+        return None
+    from . import study_page
+
+    try:
+        return study_page.build(args.study)
+    except ValueError as error:
+        args.error(f"argument --study: {error}")
+
+
+def build(host: Any, reader: Any, study: Any = None) -> Any:
+    """The page, as `gr.Blocks`. `study` is another page, built before this one."""
     import gradio as gr
 
     from . import ask_page, explorer, playground
@@ -105,6 +112,9 @@ def build(host: Any, reader: Any) -> Any:
             explorer.tab(host)
         with gr.Tab("Ask"):
             ask_page.tab(reader)
+        if study is not None:
+            with gr.Tab("Study"):
+                study.render()
     return page.queue(max_size=QUEUE)
 
 
@@ -159,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         # Gradio serves whatever is in here; the default is a folder that all Gradio apps of a machine share.
         os.environ["GRADIO_TEMP_DIR"] = cache
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        serve(build(load_host(args), load_reader(args)), args.host, args.port or None, block=True)
+        study = load_study(args)
+        serve(build(load_host(args), load_reader(args), study), args.host, args.port or None, block=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import uuid
 import pytest
 from PIL import Image
 from small_lvlm import lvlm_weights
+from study_folder import make
 
 from demos import app
 from demos.ask_page import Reader
@@ -123,6 +124,15 @@ def test_absent_reader_is_said_in_words(host):
     assert len(texts) == 1 and "not trained yet" in texts[0] and "--lvlm" in texts[0]
 
 
+def test_a_study_is_a_tab(host, ram):
+    study = app.load_study(app.parse(["--study", str(make(ram / "study"))]))
+    page = app.build(host, None, study)
+    labels = [getattr(block, "label", None) for block in page.blocks.values()]
+    assert {"Playground", "Study", "Vote", "Report"} <= set(labels)
+    inner = [f.fn for f in study.fns.values() if f.fn is not None]
+    assert inner and {f.fn for f in page.fns.values()} >= set(inner), "its callbacks and loading came along"
+
+
 def test_every_callback_is_private_and_the_model_has_one_queue(host):
     page = app.build(host, None)
     fns = [f for f in page.fns.values() if f.fn is not None]
@@ -136,6 +146,7 @@ BAD = {
     "unknown evaluator": (["--evaluators", "taste"], "taste"),
     "lvlm": (["--lvlm", "{tmp}"], "--lvlm"),
     "broken lvlm": (["--lvlm", "{tmp}/broken"], "--lvlm"),
+    "no study": (["--study", "{tmp}/broken"], "--study"),
     "port": (["--port", "70000"], "--port"),
     "device": (["--device", "abacus"], "--device"),
     "host": (["--host", "256.0.0.1"], "--host"),
