@@ -213,6 +213,7 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         "ablations": {name: row for name, row in table.items() if name.startswith("ablation:")},
         "best_static": best,
         "best_static_per_category": best_per_category(static, categories, CATEGORIES),
+        "best_static_per_image": round(float(np.stack(list(static.values())).max(0).mean()), 4),
         "dynamic_minus_best_static": table["dynamic"]["minus_best_static"],
         "validation": tuned,
         "prompts": len(prompts),

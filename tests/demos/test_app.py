@@ -149,7 +149,7 @@ def test_bad_input(embedded, tmp_path, capfd, case):
     (tmp_path / "broken" / "config.json").write_text("{")
     arguments, named = BAD[case]
     with pytest.raises(SystemExit) as stop:
-        app.main([a.replace("{tmp}", str(tmp_path)) for a in arguments])
+        app.main(["--port", "0", *(a.replace("{tmp}", str(tmp_path)) for a in arguments)])  # any free one
     captured = capfd.readouterr()
     assert stop.value.code == 2
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1

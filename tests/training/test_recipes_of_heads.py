@@ -70,7 +70,7 @@ def test_no_file_of_pairs(tmp_path):
 def test_the_annotator_votes_by_utility_with_noise():
     n = 400
     made = Trajectories(torch.zeros(2 * n, 1, 4, 2, 2), torch.zeros(1), np.array(["a red circle"] * 2 * n), images=2)
-    better = np.tile([0.2, 0.0], n)
+    better = np.tile([0.04, 0.0], n)
     found = annotator.votes(made, better, seed=0)
     first = [pair.chosen < pair.rejected for pair in found]
     assert len(found) == n and {pair.prompt for pair in found} == {"a red circle"}
