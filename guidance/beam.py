@@ -69,12 +69,11 @@ class BeamSearch(GreedySearch):
         record |= {"scores": {k: by_row(v) for k, v in record["scores"].items()}, "total": by_row(total)}
         if not any(record["weights"].values()):
             return Decision(None, record)
-        if not self.branched:  # rows of a group may have started from noise of their own
-            total[:, candidates:] = torch.nan
-            self.branched = True
-        alike = total.nan_to_num(nan=torch.inf).amin(1) == total.nan_to_num(nan=-torch.inf).amax(1)
-        total = total.nan_to_num(nan=-torch.inf)
-        value, best = total.topk(self.width, dim=1)
+        # At first only one row: those of a group may have started from noise of their own.
+        seen = total if self.branched else total[:, :candidates]
+        self.branched = True
+        alike, seen = (seen == seen[:, :1]).all(1), seen.nan_to_num(nan=-torch.inf)
+        value, best = seen.topk(self.width, dim=1)
         best = torch.where(value.isinf(), best[:, :1], best)  # fewer than `width` could be scored
         own = torch.arange(len(step.sample), device=total.device)
         parents = (own[:: self.width, None] + best // candidates).flatten()
