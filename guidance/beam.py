@@ -69,15 +69,15 @@ class BeamSearch(GreedySearch):
         record |= {"scores": {k: by_row(v) for k, v in record["scores"].items()}, "total": by_row(total)}
         if not any(record["weights"].values()):
             return Decision(None, record)
-        total = total.nan_to_num(nan=-torch.inf)
-        if not self.branched:  # rows of a group may have started from noise of their own
-            total[:, candidates:] = -torch.inf
-            self.branched = True
-        value, best = total.topk(self.width, dim=1)
+        # At first only one row: those of a group may have started from noise of their own.
+        seen = total if self.branched else total[:, :candidates]
+        self.branched = True
+        alike, seen = (seen == seen[:, :1]).all(1), seen.nan_to_num(nan=-torch.inf)
+        value, best = seen.topk(self.width, dim=1)
         best = torch.where(value.isinf(), best[:, :1], best)  # fewer than `width` could be scored
         own = torch.arange(len(step.sample), device=total.device)
         parents = (own[:: self.width, None] + best // candidates).flatten()
         scale = torch.tensor(self.scales, device=total.device)[best % candidates].flatten()
-        hopeless = value[:, :1].isinf().expand_as(value).flatten()
-        parents, scale = torch.where(hopeless, own, parents), torch.where(hopeless, step.own_scale, scale)
+        blind = (alike | value[:, 0].isinf()).repeat_interleave(self.width)  # nothing can be told, as in the search
+        parents, scale = torch.where(blind, own, parents), torch.where(blind, step.own_scale, scale)
         return Decision(scale, record | {"parents": parents}, parents=parents)

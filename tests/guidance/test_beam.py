@@ -120,6 +120,20 @@ def test_scores_that_are_not_finite(stock):
         assert s["parents"].tolist() == [0, 0, 0, 3, 4, 5]
 
 
+def test_a_group_whose_candidates_all_score_the_same_keeps_the_pipelines_own_scale(stock):
+    def half(candidates, context):
+        scores = torch.arange(candidates.shape[1]).expand(candidates.shape[:2]).float().clone()
+        scores[1:] = 0.0
+        return scores
+
+    with guide(stock("sd"), BeamSearch([half], WIDTH, SCALES)) as traces:
+        call(stock("sd"), guidance_scale=5.0)
+    first = traces[0].steps[0]
+    assert first["scale"].tolist() == [8.0, 3.0, 1.0, 5.0, 5.0, 5.0]
+    assert first["parents"].tolist() == [0, 0, 0, 3, 4, 5]
+    assert traces[0].scales[:, 3:].unique().tolist() == [5.0]
+
+
 @pytest.mark.parametrize("width", [0, 4, 2.0, None])
 def test_refuses_width(width):
     with pytest.raises(ValueError, match="`width` must be an integer from 1 to the number of `scales`, got"):
