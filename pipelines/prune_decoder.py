@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from evaluators.tokens import Embeddings, TokenContext
 from guidance.tokens import TokenPruning, keep_count, merge_dropped
 
-from .prune_attention import attention_received, compact, take
+from .prune_attention import compact, take
 from .prune_cache import PrunedLayer, check_cache, kept_in
+from .prune_context import token_context
 from .prune_reader import ClassTokenReader
 from .prune_run import PruningTrace, Run, Stage
 
@@ -29,18 +29,6 @@ DECODERS = (
     "Qwen2VLDecoderLayer",
     "Qwen2_5_VLDecoderLayer",
 )
-
-
-def text_after(visual: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Which tokens of a row come after its last visual one, ``(batch, length)`` bool; none where it has no visual one.
-
-    Args:
-        visual: ``(batch, length)``, which tokens are visual.
-        present: ``(batch, length)``, which are no padding.
-    """
-    position = torch.arange(visual.shape[1], device=visual.device)
-    final = torch.where(visual, position, -1).amax(1, keepdim=True)
-    return present & (position > final) & (final >= 0)
 
 
 class DecoderPruner:
@@ -185,7 +173,7 @@ class DecoderPruner:
                 return
             x = args[0] if args else kwargs["hidden_states"]
             y = output[0] if isinstance(output, tuple) else output
-            present, (index, valid) = run.present(), self.candidates(run)
+            present, (index, valid) = run.present(), run.candidates()
             for evaluator in watching:
                 with torch.no_grad():  # checkpointed layers run again, and then nobody looks
                     values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
@@ -219,11 +207,6 @@ class DecoderPruner:
         return hook
 
     # ------------------------------------------------------------------------------------- what the hooks need
-
-    def candidates(self, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
-        if run.candidates is None:
-            run.candidates = compact(run.at_slots(run.visual))
-        return run.candidates
 
     def stage(self, run: Run, past: torch.Tensor | None, states: torch.Tensor, kwargs: dict[str, Any]) -> Stage:
         """Mask and rotary embeddings for the present states after the cached tokens `past`."""
@@ -263,13 +246,19 @@ class DecoderPruner:
 
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
-        place, valid = self.candidates(run)
+        place, valid = run.candidates()
         total, present = run.visual.sum(1), valid.sum(1)
         keep = keep_count(self.pruning.keep[index], total, present)
         if bool((keep == present).all()):
             return states
         tokens = take(states, place)
-        context = self.context(run, index, states, kwargs, keep)
+
+        def stage_of(past: torch.Tensor | None) -> Stage:
+            own, stage = run.stage, self.stage(run, past, states, kwargs)
+            run.stage = own
+            return stage
+
+        context = token_context(run, index, states, keep, self.model.layers, stage_of, self.reader)
         with torch.no_grad():
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays
@@ -288,75 +277,10 @@ class DecoderPruner:
         run.slots = torch.where(alive.gather(1, order), slots.gather(1, order), -1)
         survivors, _ = compact(stays)
         run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
-        run.candidates = run.stage = None
+        run.places = run.stage = None
 
         marks = torch.zeros(run.visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
         marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)
         self.last.kept[index] = run.visual & marks[:, :-1]
         self.last.decisions[index] = decision
         return take(states, order)
-
-    def context(
-        self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any], keep: torch.Tensor
-    ) -> TokenContext:
-        place, valid = self.candidates(run)
-        slots = run.chunk()
-        origin = slots.clamp(min=0).gather(1, place)  # in the chunk
-        visual = run.at_slots(run.visual)
-        present = run.present()
-        position = torch.arange(slots.shape[1], device=slots.device)
-        last = position == torch.where(present, position, -1).amax(1, keepdim=True)
-
-        def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
-            if previous and run.previous is None:
-                raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
-            at = index - previous
-            cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
-            past = getattr(cached, "kept", None)
-            keys = cached.keys if cached is not None and cached.is_initialized else None
-            if previous and keys is not None:  # that layer has already cached this chunk
-                keys = keys[..., : -slots.shape[1], :]
-            own = run.stage
-            stage = self.stage(run, past, states, kwargs)
-            run.stage = own
-            received = attention_received(
-                self.model.layers[at],
-                run.previous if previous else states,
-                stage.rotary,
-                queries,
-                stage.valid,
-                keys,
-            )
-            offset = stage.valid.shape[1] - slots.shape[1]
-            return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
-
-        def embeddings() -> Embeddings:
-            tokens, valid = compact(run.visual)
-            words, spoken = compact(text_after(run.visual, run.real[:, run.seen :]))
-            return Embeddings(take(run.embeds, tokens), valid, take(run.embeds, words), spoken)
-
-        def keys() -> torch.Tensor:
-            layer = self.model.layers[index]
-            return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
-
-        def encoder_attention() -> torch.Tensor:
-            return self.reader(run.visual)[0].gather(1, origin).masked_fill(~valid, 0.0)
-
-        def encoder_keys() -> torch.Tensor:
-            return take(self.reader(run.visual)[1], origin)
-
-        return TokenContext(
-            layer=index,
-            valid=valid,
-            keep=keep,
-            ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
-            states=states,
-            instruction=text_after(visual, present),
-            last=last,
-            embeddings=embeddings,
-            accumulated=run.accumulated,
-            attention=attention,
-            keys=keys,
-            encoder_attention=encoder_attention if self.reader is not None else None,
-            encoder_keys=encoder_keys if self.reader is not None else None,
-        )

@@ -8,6 +8,8 @@ from transformers.cache_utils import Cache
 
 from guidance.tokens import Decision
 
+from .prune_attention import compact
+
 
 @dataclass
 class Stage:
@@ -30,7 +32,7 @@ class Run:
         embeds: what the first layer was given, ``(batch, length, dim)``.
         visual: ``(batch, length)``, `None` where the chunk has no visual token.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
-        candidates: indices of the visual states and which are real, both ``(batch, tokens)``.
+        places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
         stage: of the last layer that had one.
         kept: by layer index, `PrunedLayer.kept` after this forward.
@@ -43,7 +45,7 @@ class Run:
     embeds: torch.Tensor
     visual: torch.Tensor | None
     slots: torch.Tensor | None = None
-    candidates: tuple[torch.Tensor, torch.Tensor] | None = None
+    places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
     stage: Stage | None = None
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -60,6 +62,12 @@ class Run:
         """Chunk values ``(batch, length)`` at the present states ``(batch, n)``; zero or False at empty ones."""
         slots = self.chunk()
         return values.gather(1, slots.clamp(min=0)).masked_fill(slots < 0, 0)
+
+    def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices of the visual states among the present ones and which are real, both ``(batch, tokens)``."""
+        if self.places is None:
+            self.places = compact(self.at_slots(self.visual))
+        return self.places
 
     def present(self) -> torch.Tensor:
         """Which of the present states are tokens, neither padding nor empty, ``(batch, n)`` bool."""
