@@ -119,7 +119,7 @@ def tab(host: Host) -> None:
                 go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
                 stop = gr.Button("Cancel", elem_id="cancel", min_width=120)
             with gr.Row():
-                seed = gr.Number(4, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
                 static = gr.Number(STATIC_SCALE, label="Static scale", minimum=0, maximum=MAX_SCALE, min_width=120)
             steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps")
             with gr.Accordion("The search", open=False):
