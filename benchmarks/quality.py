@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -267,6 +268,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     pipe.set_progress_bar_config(disable=True)
+    diffusers.utils.logging.set_verbosity_error()  # every guider warns that guiders are new
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))
