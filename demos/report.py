@@ -1,5 +1,6 @@
 """The report of a study: its votes as a table, what they say, and the files that go on from here."""
 
+import csv
 import json
 import sqlite3
 from contextlib import closing
@@ -161,7 +162,7 @@ def write(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     paths = [folder / name for name in ("report.html", "report.json", "votes.csv", "votes.parquet", "pairs.jsonl")]
     write_text(paths[0], page(summary))
     write_text(paths[1], json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_text(paths[2], votes.map(guard).to_csv(index=False))
+    write_text(paths[2], votes.map(guard).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     for path, save in ((paths[3], votes.to_parquet), (paths[4], lambda to: write_pairs(to, pairs_of(votes)))):
         partial = path.with_name(f".{path.name}")
         save(partial)

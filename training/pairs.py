@@ -46,7 +46,7 @@ def read_pairs(path: Path) -> list[Pair]:
         raise ValueError(f"`pairs` must be a .jsonl file, got {str(path)!r}.")
     known, root = {f.name for f in fields(Pair)}, path.parent.resolve()
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -59,7 +59,13 @@ def read_pairs(path: Path) -> list[Pair]:
         pair = Pair(**row)
         if not all(isinstance(v, str) for v in (pair.prompt, pair.chosen, pair.rejected, pair.question)):
             raise ValueError(f"`pairs` line {number}: prompt, chosen, rejected and question must be strings.")
-        if not isinstance(pair.weight, (int, float)) or not 0 < pair.weight < float("inf"):
+        if not isinstance(pair.tie, bool) or not isinstance(pair.rater, (str, type(None))):
+            raise ValueError(f"`pairs` line {number}: `tie` must be true or false, `rater` a string or null.")
+        if (
+            isinstance(pair.weight, bool)
+            or not isinstance(pair.weight, (int, float))
+            or not 0 < pair.weight < float("inf")
+        ):
             raise ValueError(f"`pairs` line {number}: `weight` must be a finite number above 0, got {pair.weight!r}.")
         for file in (pair.chosen, pair.rejected):
             target = (root / file).resolve()

@@ -31,7 +31,8 @@ def pairs_file(tmp_path):
     for i in range(4):
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / f"images/{i}.png")
     pairs = [
-        Pair(f"prompt {i % 12}", f"images/{i % 4}.png", f"images/{(i + 1) % 4}.png", tie=i == 5) for i in range(24)
+        Pair(f"prompt\u2028 {i % 12}", f"images/{i % 4}.png", f"images/{(i + 1) % 4}.png", tie=i == 5)
+        for i in range(24)
     ]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
