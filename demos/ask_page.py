@@ -17,7 +17,7 @@ from tinyworld import lvlm
 from tinyworld.scenes import make_scene
 
 from . import ask
-from .live import errors_as_messages, live
+from .live import Cancelled, button, errors_as_messages, live
 from .looks import Card, cards, status
 
 MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
@@ -60,7 +60,9 @@ def open_upload(path: str | Path | None) -> Image.Image:
     return picture
 
 
-def answer(reader: Reader, path: Any, question: Any, method: Any, share: Any) -> Iterator[tuple[str, str]]:
+def answer(
+    reader: Reader, stop: threading.Event, path: Any, question: Any, method: Any, share: Any
+) -> Iterator[tuple[str, str]]:
     """Yields status and result, as HTML.
 
     Raises:
@@ -86,10 +88,12 @@ def answer(reader: Reader, path: Any, question: Any, method: Any, share: Any) ->
             return result(whole, pruned, ratio, ask.stages(reader.model.config, batch, image, trace))
 
         yield status("Waiting for the model …"), ""
-        shown = ""
-        for update in live(reader.lock, work):
-            shown = update if update.startswith("<") else ""
-            yield status("Answered." if shown else update), shown
+        try:
+            for update in live(reader.lock, stop, work):
+                done = update.startswith("<")
+                yield status("Answered." if done else update), update if done else ""
+        except Cancelled:
+            yield status("Cancelled."), ""
 
 
 def result(whole: str, pruned: str, ratio: float, shown: list[tuple[str, int, Image.Image]]) -> str:
@@ -130,6 +134,8 @@ def tab(reader: Reader | None) -> None:
                 elem_id="picture",
                 elem_classes="picture",
             )
+            # Gradio has checked that the file is an upload; it would also open it, before any check of ours.
+            image.preprocess = lambda payload: payload and payload.path
             draw = gr.Button("Draw a scene", size="sm", elem_id="draw")
             question = gr.Textbox(label="Question", max_length=MAX_QUESTION, elem_id="question")
             with gr.Row():
@@ -145,22 +151,12 @@ def tab(reader: Reader | None) -> None:
             line = gr.HTML(status("Ready."))
             shown = gr.HTML(elem_id="answer")
     draw.click(scene, None, image, api_visibility="private")
-    started = gr.on(
+    button(
         [go.click, question.submit],
+        stop,
         partial(answer, reader),
         [image, question, method, share],
         [line, shown],
-        concurrency_id="reader",
-        concurrency_limit=1,
-        show_progress="minimal",
-        show_progress_on=[line],
-        api_visibility="private",
-    )
-    stop.click(
-        lambda: (status("Cancelled."), ""),
-        None,
-        [line, shown],
-        cancels=[started],
-        queue=False,
-        api_visibility="private",
+        line,
+        "reader",
     )

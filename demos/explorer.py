@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 from . import plots
 from .generate import denoise
 from .host import MAX_STEPS, STEPS, Host, prompt, whole
-from .live import errors_as_messages, live
+from .live import Cancelled, button, errors_as_messages, live
 from .looks import status
 from .playground import MAX_SEED
 
@@ -66,7 +67,7 @@ class Watched:
 
 
 def explore(
-    host: Host, text: Any, categories: Any, each: Any, seed: Any, steps: Any, *search: Any
+    host: Host, stop: Event, text: Any, categories: Any, each: Any, seed: Any, steps: Any, *search: Any
 ) -> Iterator[tuple[list, Any, str]]:
     """Yields gallery (picture and prompt), plot and status after every batch.
 
@@ -90,16 +91,19 @@ def explore(
                 images, trace = denoise(host.pipe, watched, [line for _, line in batch], seeds, steps)
                 report((images, trace.scales.T.tolist()))
 
-        for update in live(host.lock, work):
-            if update is None:
-                continue
-            images, chosen = update
-            batch = jobs[len(gallery) : len(gallery) + len(images)]
-            for (category, line), image, schedule in zip(batch, images, chosen, strict=True):
-                gallery.append((image, line))
-                scales[category].append(schedule)
-            done = len(gallery)
-            yield [*gallery], plots.mean_schedules(scales), status(f"{done} of {len(jobs)} pictures", done, len(jobs))
+        try:
+            for update in live(host.lock, stop, work):
+                if update is None:
+                    continue
+                images, chosen = update
+                batch = jobs[len(gallery) : len(gallery) + len(images)]
+                for (category, line), image, schedule in zip(batch, images, chosen, strict=True):
+                    gallery.append((image, line))
+                    scales[category].append(schedule)
+                line = status(f"{len(gallery)} of {len(jobs)} pictures", len(gallery), len(jobs))
+                yield [*gallery], plots.mean_schedules(scales), line
+        except Cancelled:
+            yield gr.skip(), gr.skip(), status("Cancelled.")
 
 
 def tab(host: Host) -> None:
@@ -140,14 +144,12 @@ def tab(host: Host) -> None:
                 buttons=["download", "fullscreen"],
                 interactive=False,
             )
-    started = go.click(
+    button(
+        [go.click],
+        stop,
         partial(explore, host),
         [text, categories, each, seed, steps, *search],
         [gallery, figure, line],
-        concurrency_id="pipeline",
-        concurrency_limit=1,
-        show_progress="minimal",
-        show_progress_on=[line],
-        api_visibility="private",
+        line,
+        "pipeline",
     )
-    stop.click(lambda: status("Cancelled."), None, line, cancels=[started], queue=False, api_visibility="private")

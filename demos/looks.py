@@ -63,7 +63,8 @@ CSS = """
 .card.marked {border-color: var(--primary-500); box-shadow: 0 0 0 2px var(--primary-500);}
 .card mark {float: right; background: var(--primary-600); color: white; border-radius: 999px; padding: 0 8px;
   font-size: var(--text-xs); line-height: 1.7;}
-.facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; margin-bottom: 16px;}
+.facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 12px;
+  margin-bottom: 16px;}
 .fact {border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 10px 14px;
   background: var(--block-background-fill);}
 .fact small {display: block; color: var(--body-text-color-subdued); font-size: var(--text-sm);}

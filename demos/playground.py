@@ -1,14 +1,15 @@
 """The Playground tab: one prompt by the search and at a fixed scale, side by side, and why each step chose so."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from . import plots
 from .host import MAX_PROMPT, MAX_STEPS, STEPS, Host, number, prompt, whole
-from .live import errors_as_messages, live
+from .live import Cancelled, button, errors_as_messages, live
 from .looks import Card, cards, status
 from .side_by_side import Progress, Result, run
 
@@ -42,7 +43,7 @@ MARK = """(step) => {
 }"""
 
 
-def generate(host: Host, text: Any, seed: Any, steps: Any, static: Any, *search: Any) -> Iterator[tuple]:
+def generate(host: Host, stop: Event, text: Any, seed: Any, steps: Any, static: Any, *search: Any) -> Iterator[tuple]:
     """Yields dynamic picture, static picture, status, and what `explain` returns, as they come.
 
     Raises:
@@ -56,16 +57,24 @@ def generate(host: Host, text: Any, seed: Any, steps: Any, static: Any, *search:
         static = number(static, "Static scale", 0, MAX_SCALE)
         guidance = host.search(*search)
         yield None, None, status("Waiting for the model …"), gr.Column(visible=False), keep, keep, "", None
-        updates = live(
-            host.lock, lambda report: run(host.pipe, guidance, text, seed, steps, static, host.decode, report)
-        )
-        for update in updates:
-            if isinstance(update, Progress):
-                text = f"Step {update.done} of {update.steps}, dynamic {update.scale:g}, static {static:g}"
-                line = status(text, update.done, update.steps)
-                yield *(update.images or (keep, keep)), line, keep, keep, keep, keep, keep
-            else:
-                yield *update.images, status(summary(update)), *explain(host, update)
+
+        def work(report: Callable[[Progress], None]) -> Result:
+            return run(host.pipe, guidance, text, seed, steps, static, host.decode, report)
+
+        try:
+            yield from (shown(host, static, update) for update in live(host.lock, stop, work))
+        except Cancelled:
+            yield keep, keep, status("Cancelled."), keep, keep, keep, keep, keep
+
+
+def shown(host: Host, static: float, update: Progress | Result) -> tuple:
+    """What the page shows of a report of `run`."""
+    keep = gr.skip()
+    if isinstance(update, Result):
+        return *update.images, status(summary(update)), *explain(host, update)
+    text = f"Step {update.done} of {update.steps}, dynamic {update.scale:g}, static {static:g}"
+    line = status(text, update.done, update.steps)
+    return *(update.images or (keep, keep)), line, keep, keep, keep, keep, keep
 
 
 def summary(result: Result) -> str:
@@ -141,18 +150,15 @@ def tab(host: Host) -> None:
                     elem_classes="note",
                 )
     result = gr.State()
-    started = gr.on(
+    button(
         [go.click, text.submit],
+        stop,
         partial(generate, host),
         [text, seed, steps, static, *search],
         [dynamic_picture, static_picture, line, why, figure, step, gallery, result],
-        concurrency_id="pipeline",
-        concurrency_limit=1,
-        show_progress="minimal",
-        show_progress_on=[line],
-        api_visibility="private",
+        line,
+        "pipeline",
     )
-    stop.click(lambda: status("Cancelled."), None, line, cancels=[started], queue=False, api_visibility="private")
     step.change(
         partial(candidates, host),
         [result, step],

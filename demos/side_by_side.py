@@ -26,7 +26,7 @@ class Progress:
     images: list[Image.Image] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A finished run.
 

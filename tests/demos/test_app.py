@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import re
+import threading
 import uuid
 
 import pytest
@@ -52,14 +53,16 @@ def upload(address, name, content):
     return ask(address, "POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
 
 
-def call(address, page, elem_id, data):
-    """The events of the queue for the callback of the button `elem_id`."""
-    (button,) = [number for number, block in page.blocks.items() if block.elem_id == elem_id]
-    (fn,) = [f._id for f in page.fns.values() if (button, "click") in f.targets]
+def call(address, page, data):
+    """The events of the queue for a question to the Ask tab."""
+    (button,) = [number for number, block in page.blocks.items() if block.elem_id == "ask"]
+    (begin,) = [f._id for f in page.fns.values() if (button, "click") in f.targets]
+    (run,) = [f._id for f in page.fns.values() if "picture" in [block.elem_id for block in f.inputs]]
     session = uuid.uuid4().hex
-    body = json.dumps({"data": data, "fn_index": fn, "session_hash": session}).encode()
-    status, content = ask(address, "POST", "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
-    assert status == 200, content
+    for path, values, fn in (("run/predict", [None], begin), ("queue/join", [None, *data], run)):
+        body = json.dumps({"data": values, "fn_index": fn, "session_hash": session}).encode()
+        status, content = ask(address, "POST", f"/gradio_api/{path}", body, {"Content-Type": "application/json"})
+        assert status == 200, content
     return ask(address, "GET", f"/gradio_api/queue/data?session_hash={session}")[1].decode()
 
 
@@ -112,9 +115,13 @@ def test_serves_the_page_and_nothing_else(served, tmp_path):
     # nor can a callback be made to read a file that was not uploaded
     question = ["what?", "random", ""]
     for path in (str(secret), "/etc/passwd", "secret.txt"):
-        events = call(address, page, "ask", [{"path": path, "meta": {"_type": "gradio.FileData"}}, *question])
+        events = call(address, page, [{"path": path, "meta": {"_type": "gradio.FileData"}}, *question])
         assert '"success":false' in events.replace(" ", "") and SECRET not in events and "root:" not in events
-    events = call(address, page, "ask", [{"path": stored, "meta": {"_type": "gradio.FileData"}}, *question])
+    (text,) = json.loads(upload(address, "text.png", b"text")[1])
+    assert "Picture cannot be read" in call(
+        address, page, [{"path": text, "meta": {"_type": "gradio.FileData"}}, *question]
+    )
+    events = call(address, page, [{"path": stored, "meta": {"_type": "gradio.FileData"}}, *question])
     assert "256 of 256 tokens" in events
 
 
@@ -179,6 +186,6 @@ def test_foreign_model(folder, tmp_path):
     assert not host.embedded and list(host.default.evaluators) == ["discriminator"]
     from demos.playground import generate
 
-    *_, last = generate(host, "a fox", 0, 2, 3.0, "2, 4", 1, 1.0)
+    *_, last = generate(host, threading.Event(), "a fox", 0, 2, 3.0, "2, 4", 1, 1.0)
     assert set(last[-1].trace.scales[:, 0].tolist()) <= {2.0, 4.0}
     assert last[0].size == last[1].size

@@ -1,6 +1,7 @@
 """The Ask tab's callbacks as plain functions, on a very small random model."""
 
 import re
+import threading
 import zlib
 from types import SimpleNamespace
 
@@ -31,7 +32,7 @@ def picture(tmp_path):
 
 
 def test_both_answers_cost_and_pictures(reader, picture):
-    *_, (line, shown) = answer(reader, picture, "how many red circles", "transprune", "")
+    *_, (line, shown) = answer(reader, threading.Event(), picture, "how many red circles", "transprune", "")
     assert "Answered" in line
     tiles = dict(re.findall(r"<small>([^<]+)</small><b>([^<]+)</b>", shown))
     question = "how many red circles?"
@@ -43,13 +44,13 @@ def test_both_answers_cost_and_pictures(reader, picture):
 
 
 def test_keep_is_as_on_the_command_line(reader, picture):
-    *_, (_, shown) = answer(reader, picture, "what?", "random", "2:50%,4:16")
+    *_, (_, shown) = answer(reader, threading.Event(), picture, "what?", "random", "2:50%,4:16")
     assert re.findall(r"(\d+) of 256 tokens", shown) == ["256", "128", "16"]
 
 
 def test_answers_are_escaped(reader, picture, monkeypatch):
     monkeypatch.setattr(lvlm, "answer", lambda *args, **kwargs: ["<script>alert(1)</script>"])
-    *_, (_, shown) = answer(reader, picture, "what?", "random", "")
+    *_, (_, shown) = answer(reader, threading.Event(), picture, "what?", "random", "")
     assert "<script" not in shown and "&lt;script&gt;" in shown
 
 
@@ -69,7 +70,7 @@ BAD = {
 def test_bad_input_is_a_message(reader, picture, case):
     path, *inputs, named = BAD[case]
     with pytest.raises(gr.Error, match=named):
-        list(answer(reader, path and picture, *inputs))
+        list(answer(reader, threading.Event(), path and picture, *inputs))
 
 
 def test_uploads(tmp_path):

@@ -2,6 +2,7 @@
 outputs/screenshots/, to be looked at."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_what_is_no_picture(browser, address, tmp_path):
     page.locator("#picture img").wait_for(state="attached")
     page.fill("#question textarea", "what?")
     page.click("#ask")
-    page.locator(".toast-body, [data-testid=toast-body]").first.wait_for()
+    page.get_by_text("Picture cannot be read").wait_for()
     screenshots.shoot(page, OUT / "no_picture.png")
     assert "Traceback" not in page.content()
 
@@ -163,7 +164,7 @@ def test_two_visitors_do_not_mix(browser, address, host):
         page.get_by_text("Same prompt, same noise").wait_for()
         page.locator("#schedule .js-plotly-plot .main-svg").first.wait_for()
         scales = page.evaluate("document.querySelector('#schedule .js-plotly-plot').data[0].y")
-        *_, last = generate(host, prompt, 4, STEPS, 4.5, "2, 3.5, 5, 7, 10, 14", 2, 1.0, 0.25)
+        *_, last = generate(host, threading.Event(), prompt, 0, STEPS, 4.5, "2, 3.5, 5, 7, 10, 14", 2, 1.0, 0.25)
         assert list(scales) == pytest.approx(last[-1].trace.scales[:, 0].tolist())
         steps = page.locator("#candidates .card img").all()
         assert len(steps) == 6

@@ -1,5 +1,7 @@
 """The Explorer's callbacks as plain functions, on a random stand-in for the embedded weights."""
 
+import threading
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def test_own_prompts():
 
 def test_pictures_and_means_come_batch_by_batch(host):
     text = "\n".join(["a red circle", "a blue star", "a fox", "a green heart", "two blue squares"])
-    galleries, figures, lines = zip(*explore(host, text, [], 1, 3, 3, *SEARCH), strict=True)
+    galleries, figures, lines = zip(*explore(host, threading.Event(), text, [], 1, 3, 3, *SEARCH), strict=True)
     assert [len(gallery) for gallery in galleries] == [0, 4, 5]
     assert "Waiting" in lines[0] and "4 of 5" in lines[1] and "5 of 5" in lines[2]
     gallery, figure = galleries[-1], figures[-1]
@@ -54,4 +56,4 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_a_message_before_any_work(host, case):
     with host.lock, pytest.raises(gr.Error):
-        next(explore(host, *BAD[case]))
+        next(explore(host, threading.Event(), *BAD[case]))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from demos.generate import denoise
-from demos.live import errors_as_messages, live
+from demos.live import begin, cancel, errors_as_messages, live
 from demos.playground import candidates, generate
 from demos.side_by_side import Result, run
 from guidance import GreedySearch, Static
@@ -25,12 +25,12 @@ def pixels(image):
 
 
 def finish(host, *inputs) -> Result:
-    *_, last = generate(host, *inputs)
+    *_, last = generate(host, threading.Event(), *inputs)
     return last[-1]
 
 
 def test_updates_come_as_it_samples(host):
-    waiting, *steps, last = generate(host, PROMPT, SEED, STEPS, STATIC, *SEARCH)
+    waiting, *steps, last = generate(host, threading.Event(), PROMPT, SEED, STEPS, STATIC, *SEARCH)
     assert "Waiting" in waiting[2] and waiting[-1] is None
     assert [re.search(r"Step (\d) of 5, dynamic (\S+), static 3", update[2])[1] for update in steps] == list("12345")
     assert all(isinstance(image, Image.Image) and image.size == (64, 64) for image in steps[0][:2])
@@ -121,21 +121,38 @@ def test_bad_input_is_a_message_before_any_work(host, case):
     place, value, named = BAD[case]
     inputs = [value if i == place else good for i, good in enumerate(GOOD)]
     with host.lock, pytest.raises(gr.Error, match=named):  # with the lock taken, work would wait for ever
-        next(generate(host, *inputs))
+        next(generate(host, threading.Event(), *inputs))
 
 
 def test_no_weight_at_all(host):
     with pytest.raises(gr.Error, match="Weights"):
-        next(generate(host, *GOOD[:6], 0, 0))
+        next(generate(host, threading.Event(), *GOOD[:6], 0, 0))
 
 
 def test_leaving_stops_the_work(host):
-    updates = generate(host, PROMPT, SEED, 100, STATIC, *SEARCH)
+    updates = generate(host, threading.Event(), PROMPT, SEED, 100, STATIC, *SEARCH)
     next(updates), next(updates)
     updates.close()
     assert host.lock.acquire(timeout=60)
     assert "step" not in host.pipe.scheduler.__dict__  # nothing of `guide` is left
     host.lock.release()
+
+
+def test_cancelling_is_the_last_word(host):
+    stop = begin(None)
+    updates = generate(host, stop, PROMPT, SEED, 100, STATIC, *SEARCH)
+    next(updates), next(updates)
+    cancel(stop)
+    rest = [update[2] for update in updates]
+    assert "Cancelled." in rest[-1] and len(rest) < 20
+    with host.lock:  # free, and one who waits for it can be cancelled too
+        stop = begin(stop)
+        waiting = generate(host, stop, PROMPT, SEED, 5, STATIC, *SEARCH)
+        next(waiting)
+        again = begin(stop)  # generating anew cancels what was
+        assert "Cancelled." in next(waiting)[2]
+    assert not again.is_set()
+    assert "Same prompt" in list(generate(host, again, PROMPT, SEED, 2, STATIC, *SEARCH))[-1][2]
 
 
 def test_two_visitors_at_once(host):
@@ -165,7 +182,7 @@ def test_work_that_fails_is_a_message_and_frees_the_model():
 
     def listen():
         with errors_as_messages():
-            yield from live(lock, work)
+            yield from live(lock, threading.Event(), work)
 
     updates = listen()
     assert next(updates) == 1
