@@ -53,7 +53,7 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[2:3] if quick else TOLERANCES)}
     if quick:
         return table
-    settings = {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
+    settings = _settings(search)
     panel = list(search.evaluators.values())
     table["refined"] = Method(GreedySearch(panel, **settings, refine=True))
     table |= {f"beam:{w}": Method(BeamSearch(panel, w, **settings), n=w) for w in (2, 3, 4) if w <= len(search.scales)}
@@ -120,7 +120,7 @@ def quick_rivals() -> dict[str, Method]:
 def ablations(search: GreedySearch) -> dict[str, Method]:
     """The search with one thing changed; unchanged, it is ``dynamic``."""
     panel = list(search.evaluators.values())
-    settings = {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
+    settings = _settings(search)
 
     def changed(evaluators: Sequence[Evaluator] = panel, **kwargs: Any) -> Method:
         return Method(GreedySearch(evaluators, **settings | kwargs))
@@ -139,6 +139,11 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
         table["space:denoised"] = changed([clean.get(e.name, e) for e in panel])
     table |= {f"every:{n}": changed(every=n) for n in (1, 2, 4) if n != search.every}
     return {f"ablation:{name}": method for name, method in table.items()}
+
+
+def _settings(search: GreedySearch) -> dict[str, Any]:
+    """What another search is made with to be the same but for its class, its evaluators or one of these."""
+    return {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
 
 
 def _name(*parts: Any) -> str:

@@ -19,6 +19,8 @@ from . import arguments, generate
 from .ask import folder
 
 MAX_UPLOAD = "8mb"
+# Gradio would fetch any public address for whoever asks for ``file=https://…``.
+NOT_SERVED = ("file=http:", "file=https:", "/proxy=")
 QUEUE = 32  # visitors waiting, at most
 TITLE = """# Online guidance
 Evaluators look at the noisy latents while a picture is made, and a search picks the guidance scale of every step."""
@@ -118,28 +120,13 @@ def build(host: Any, reader: Any, study: Any = None) -> Any:
     return page.queue(max_size=QUEUE)
 
 
-class OwnFilesOnly:
-    """ASGI middleware: Gradio would also fetch any public address for whoever asks for ``file=https://…``."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        from starlette.responses import PlainTextResponse
-
-        path = scope.get("path", "").lower()
-        if scope["type"] == "http" and any(part in path for part in ("file=http:", "file=https:", "/proxy=")):
-            await PlainTextResponse("not served", 403)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
 def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
     """Serves `page` at a port, any free one for `None`; returns its address unless it is to `block`."""
     from starlette.middleware import Middleware
 
     from .looks import CSS, THEME
     from .playground import CLICK
+    from .refuse import Refuse
 
     _, address, _ = page.launch(
         server_name=host,
@@ -155,7 +142,7 @@ def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
         theme=THEME,
         css=CSS,
         head=CLICK,
-        app_kwargs={"middleware": [Middleware(OwnFilesOnly)]},
+        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
     return address
 

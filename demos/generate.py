@@ -130,15 +130,8 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.guidance != "dynamic":
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
     panel = load_evaluators({k: v or tinyworld.WEIGHTS / k for k, v in (args.evaluators or {}).items()})
-    settings: dict[str, Any] = {}
-    if args.model is None:
-        default = default_guidance()
-        panel = panel or list(default.evaluators.values())
-        settings = {key: getattr(default, key) for key in ("scales", "start", "stop", "every")}
-        settings["weights"] = {e.name: default.weights[e.name] for e in panel if e.name in default.weights}
-    if args.scales:
-        settings["scales"] = args.scales
-    return pipe, GreedySearch(panel, **settings)
+    scales = {"scales": args.scales} if args.scales else {}
+    return pipe, default_guidance(panel, **scales) if args.model is None else GreedySearch(panel, **scales)
 
 
 def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, Any]:

@@ -18,6 +18,7 @@ from .arguments import Parser, port, positive
 
 PASSWORD = "STUDY_PASSWORD"  # environment variable
 QUESTIONS = ("overall", "alignment", "quality", "text")
+# Gradio would serve files, take uploads, and fetch any address for ``file=https://…``. This page needs none of it.
 NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
 
 
@@ -70,6 +71,8 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
     """Serves the page; returns its address unless it is to `block`."""
     from starlette.middleware import Middleware
 
+    from .refuse import Refuse
+
     _, address, _ = page.queue(max_size=256).launch(
         server_name=args.host,
         server_port=args.port or None,
@@ -85,26 +88,9 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
         enable_monitoring=False,
         footer_links=[],
         max_file_size="1kb",  # there is nothing to upload
-        app_kwargs={"middleware": [Middleware(PageOnly)]},
+        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
     return address
-
-
-class PageOnly:
-    """ASGI middleware: Gradio would also serve files, take uploads, and fetch any address for whoever asks for
-    ``file=https://…``. This page needs none of it."""
-
-    def __init__(self, app) -> None:
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        from starlette.responses import PlainTextResponse
-
-        path = scope.get("path", "").lower()
-        if scope["type"] == "http" and any(part in path for part in NOT_SERVED):
-            await PlainTextResponse("not served", 403)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
 
 def main(argv: list[str] | None = None) -> None:

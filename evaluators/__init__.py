@@ -1,5 +1,6 @@
 """Evaluators score: each takes candidates and a context and returns ``(batch, candidates)``, higher is better."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,9 +61,18 @@ def load_evaluator(name: str, folder: str | Path, clip: LatentCLIP | None = None
 
 
 def load_evaluators(folders: Mapping[str, str | Path]) -> list[Evaluator]:
-    """Loads a panel, name to folder (or hub id); its heads share its CLIP. See `load_evaluator`."""
-    clip = load_evaluator("clip", folders["clip"]) if "clip" in folders else None
-    return [clip if name == "clip" else load_evaluator(name, folder, clip) for name, folder in folders.items()]
+    """Loads a panel, name to folder (or hub id); its heads share its CLIP, or without one that beside their folders.
+    See `load_evaluator`."""
+    load_clip = functools.cache(functools.partial(load_evaluator, "clip"))
+
+    def load(name: str, folder: str | Path) -> Evaluator:
+        if name == "clip":
+            return load_clip(folder)
+        if not issubclass(EVALUATORS.get(name, object), CLIPHead):
+            return load_evaluator(name, folder)
+        return load_evaluator(name, folder, load_clip(folders.get("clip", Path(folder).parent / "clip")))
+
+    return [load(name, folder) for name, folder in folders.items()]
 
 
 __all__ = [

@@ -1,9 +1,7 @@
 """Counting: are there as many as the prompt says?"""
 
 import re
-from collections.abc import Sequence
 
-import torch
 from diffusers.configuration_utils import register_to_config
 
 from .head import CLIPHead, mlp
@@ -34,6 +32,3 @@ class LatentCounting(CLIPHead):
 
     def asked(self, prompt: str) -> bool:
         return NUMBER.search(prompt) is not None
-
-    def query(self, prompt: Sequence[str]) -> torch.Tensor:
-        return self.text(self.clip.encode_text(prompt).to(self.dtype))

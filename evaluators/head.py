@@ -31,8 +31,9 @@ class CLIPHead(LatentEvaluator):
     """Scores are ``image(features) · query(prompt)``, for prompts that ask for this specialist; the candidates of any
     other row all score 0, which has no say (`evaluators.combine`).
 
-    Subclasses give `name`, `image` (a network over the features of `clip`), `query` and `asked`; their config holds
-    `clip`, a fingerprint. The folder holds the head alone; `from_pretrained` takes the `clip` that it was trained on.
+    Subclasses give `name`, `image` (a network over the features of `clip`), `asked`, and `text` (a network over its
+    embedding of the prompt) or a `query` of their own; their config holds `clip`, a fingerprint. The folder holds the
+    head alone; `from_pretrained` takes the `clip` that it was trained on.
     """
 
     needs_prompt = True
@@ -71,7 +72,7 @@ class CLIPHead(LatentEvaluator):
 
     def query(self, prompt: Sequence[str]) -> torch.Tensor:
         """Prompts to vectors ``(n, dim)``."""
-        raise NotImplementedError
+        return self.text(self.clip.encode_text(prompt).to(self.dtype))
 
     def logits(self, features: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         """``(n, candidates, features)`` against ``(n, dim)`` to ``(n, candidates)``."""

@@ -1,7 +1,5 @@
 """Human preference: which of two pictures would a person choose for this prompt?"""
 
-from collections.abc import Sequence
-
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -32,9 +30,6 @@ class LatentReward(CLIPHead):
 
     def asked(self, prompt: str) -> bool:
         return True
-
-    def query(self, prompt: Sequence[str]) -> torch.Tensor:
-        return self.text(self.clip.encode_text(prompt).to(self.dtype))
 
     def logits(self, features: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         image = self.image(features)

@@ -54,10 +54,8 @@ class BeamSearch(GreedySearch):
         """The scale of every row ``(batch,)`` and the row that it goes on from."""
         if step.index == step.start_index:
             self.branched = False
-        if not self.start <= step.progress <= self.stop:
-            return Decision(None, {})
-        if step.since(self.start) % self.every and step.previous is not None:
-            return Decision(step.previous, {})
+        if (unsearched := self.unsearched(step)) is not None:
+            return Decision(*unsearched)
         groups, candidates = len(step.sample) // self.width, len(self.scales)
         total, record = self.ask(
             lambda space: step.candidates(self.scales, space).unflatten(0, (groups, self.width)).flatten(1, 2),

@@ -72,12 +72,10 @@ class GreedySearch(Panel):
         A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:
         no evaluator has a weight at this noise level, or a row has no finite score or the same for every candidate.
         """
-        if not self.start <= step.progress <= self.stop:
-            return None, {}
+        if (unsearched := self.unsearched(step)) is not None:
+            return unsearched
         if len(self.scales) == 1:
             return step.full(self.scales[0]), {}
-        if step.since(self.start) % self.every and step.previous is not None:
-            return step.previous, {}
         total, record = self.ask(
             lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep
         )
@@ -89,6 +87,14 @@ class GreedySearch(Panel):
         best = total.nan_to_num(nan=-torch.inf).argmax(dim=1, keepdim=True)
         told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
         return torch.where(told, scales.gather(1, best)[:, 0], step.own_scale), record
+
+    def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
+        """The decision at a step outside the window or between two searches, `None` where it is to be searched."""
+        if not self.start <= step.progress <= self.stop:
+            return None, {}
+        if step.since(self.start) % self.every and step.previous is not None:
+            return step.previous, {}
+        return None
 
     def refined(self, step: DenoisingStep, scales: torch.Tensor, total: torch.Tensor, record: dict) -> tuple:
         """`scales` and `total`, ``(batch, candidates + 1)`` with the proposal of each row as the last, and the record

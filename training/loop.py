@@ -129,6 +129,12 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
     }
 
 
+def write_report(out: Path, report: dict) -> None:
+    """Keeps and prints what `fit` and the recipe found, for the model card."""
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1))
+
+
 def hardware() -> str:
     """The machine in words, for model cards and result files."""
     if torch.cuda.is_available():

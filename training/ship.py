@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-from evaluators import load_evaluator
+from evaluators import EVALUATORS, CLIPHead, load_evaluator
 from tinyworld import WEIGHTS, lvlm
 from tinyworld.features import PixelClassifier
 
@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
             if name == "features":
                 model = PixelClassifier.from_pretrained(folder)
             else:
-                model = load_evaluator(name, folder, load_evaluator("clip", args.runs / "clip" / "clip"))
+                head = issubclass(EVALUATORS[name], CLIPHead)
+                model = load_evaluator(name, folder, load_evaluator("clip", args.runs / "clip/clip") if head else None)
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         (out / "README.md").write_text(card(name, reports))

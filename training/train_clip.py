@@ -4,7 +4,6 @@ python -m training.train_clip --data runs/latents.npz --test-data runs/latents_t
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
-from evaluators import Calibration, LatentCLIP
+from evaluators import LatentCLIP
 from tinyworld.captions import SceneSpec, caption, is_held_out
 from tinyworld.judge import wrong_spec
 
 from . import loop
 from .data import PARAPHRASES, Latents
+from .evaluators import keep
 from .noise import LEVELS, add_noise, noise_levels
 from .tokenizer import MAX_LENGTH, build_tokenizer
 
@@ -158,11 +158,7 @@ def main(argv: list[str] | None = None) -> None:
 
     report = loop.fit(args, Contrast(clip), batch_of, loss_of)
     reliability = ranking_accuracy(clip, test, pipe)
-    clip.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(reliability)))  # spread: `training.calibrate`
-    clip.save_pretrained(args.out / "clip")
-    report["ranking_accuracy"] = dict(zip(map(str, LEVELS), reliability, strict=True))
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    keep(clip, args.out, reliability, report)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluators import Calibration, LatentDiscriminator
+from evaluators import LatentDiscriminator
 
 from . import loop
 from .data import Latents
+from .evaluators import keep
 from .noise import LEVELS, add_noise
 from .trajectories import Trajectories
 
@@ -73,11 +73,7 @@ def main(argv: list[str] | None = None) -> None:
                 (model.logits(real, levels) > model.logits(generated, levels)).float().mean()
             )
     reliability = np.interp(LEVELS, sorted(accuracy), [accuracy[k] for k in sorted(accuracy)]).round(4)
-    model.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(map(float, reliability))))
-    model.save_pretrained(args.out / "discriminator")
-    report["ranking_accuracy"] = dict(zip(map(str, LEVELS), map(float, reliability), strict=True))
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    keep(model, args.out, reliability.tolist(), report)
 
 
 if __name__ == "__main__":

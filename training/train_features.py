@@ -4,7 +4,6 @@ python -m training.train_features --out runs/features
 """
 
 import argparse
-import json
 
 import numpy as np
 import torch
@@ -58,8 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             k: float(v) for k, v in loss_of(Classifier(model), scenes(start + 2**39, 1000, "test"))[1].items()
         }
     model.save_pretrained(args.out / "features")
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    loop.write_report(args.out, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ causal, so this gives exactly the losses of separate sequences at a fraction of 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -218,8 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     report["exact_match"] = exact_match(model, processor, args.test_questions)
     model.save_pretrained(args.out / "lvlm")
     processor.save_pretrained(args.out / "lvlm")
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    loop.write_report(args.out, report)
 
 
 if __name__ == "__main__":

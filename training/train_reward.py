@@ -7,7 +7,6 @@ The pairs are in the format of docs/preference_pairs.md, which a study exports: 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tqdm.auto import tqdm
 
-from evaluators import Calibration, LatentCLIP, LatentReward
+from evaluators import LatentReward
 
 from . import loop
 from .data import to_pixels
+from .evaluators import frozen_clip, keep
 from .noise import LEVELS, add_noise, noise_levels
 from .pairs import Pair, read_pairs
 
@@ -70,10 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     if len({pair.prompt for pair in pairs}) < 2:
         parser.error(f"argument --pairs: {len(pairs)} votes on {args.question!r} are too few to train and to test")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = LatentCLIP.from_pretrained(args.clip).eval().requires_grad_(False).to(device)
-    if clip.space != "noisy":
-        parser.error(f"argument --clip: must read noisy latents, {str(args.clip)!r} reads {clip.space} ones")
+    clip = frozen_clip(parser, args.clip)
+    device = clip.device
     latents = encode(AutoencoderKL.from_pretrained(args.vae).eval().to(device), pairs, args.pairs.parent)
     # A prompt is on one side only: the pairs held out are of prompts that were never trained on.
     prompts = sorted({pair.prompt for pair in pairs})
@@ -107,12 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         for level in LEVELS:
             chosen, rejected = reward.logits(noisy(test, torch.full((len(test),), level), rng), query).unbind(1)
             accuracy.append(round(float((chosen > rejected).float().mean()), 4))
-    reward.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(accuracy)))  # spread: `training.calibrate`
-    reward.save_pretrained(args.out / "reward")
-    report |= {"pairs": len(pairs), "held_out_pairs": len(test)}
-    report["ranking_accuracy"] = dict(zip(map(str, LEVELS), accuracy, strict=True))
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    keep(reward, args.out, accuracy, report | {"pairs": len(pairs), "held_out_pairs": len(test)})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Works on any captions, as long as they name numbers or quote what is written in 
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluators import Calibration, Context, LatentCLIP, LatentCounting, LatentTextRendering
+from evaluators import Context, LatentCounting, LatentTextRendering
 from evaluators.counting import NUMBER, NUMBERS
 from evaluators.head import CLIPHead
 from evaluators.text import QUOTED, quoted
@@ -24,6 +23,7 @@ from tinyworld.captions import is_held_out, parse_caption
 
 from . import loop
 from .data import Latents
+from .evaluators import frozen_clip, keep
 from .noise import LEVELS, add_noise, noise_levels
 
 WRONG = 4  # wrong prompts beside every right one
@@ -134,10 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test-data", type=Path, required=True, help=".npz of `training.data`, test split")
     args = parser.parse_args(argv)
     data, test = Latents.load(args.data), Latents.load(args.test_data)
-    clip = LatentCLIP.from_pretrained(args.clip).eval().requires_grad_(False)
-    if clip.space != "noisy":
-        parser.error(f"argument --clip: must read noisy latents, {str(args.clip)!r} reads {clip.space} ones")
-    clip.to("cuda" if torch.cuda.is_available() else "cpu")
+    clip = frozen_clip(parser, args.clip)
     torch.manual_seed(args.seed)
     features = clip.trunk.head[0].in_features
     if args.specialist == "counting":
@@ -163,11 +160,7 @@ def main(argv: list[str] | None = None) -> None:
 
     report = loop.fit(args, Ranking(head), batch_of, loss_of)
     reliability = ranking_accuracy(head, test, spoil)
-    head.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(reliability)))  # spread: `training.calibrate`
-    head.save_pretrained(args.out / args.specialist)
-    report["ranking_accuracy"] = dict(zip(map(str, LEVELS), reliability, strict=True))
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    keep(head, args.out, reliability, report)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python -m training.train_text_to_image --vae runs/vae/vae --data runs/latents.np
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     pipe.save_pretrained(args.out / "pipeline")
     report["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_children()}
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    loop.write_report(args.out, report)
 
 
 if __name__ == "__main__":

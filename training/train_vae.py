@@ -4,7 +4,6 @@ python -m training.train_vae --out runs/vae
 """
 
 import argparse
-import json
 
 import numpy as np
 import torch
@@ -91,8 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     report = loop.fit(args, Autoencoding(vae), lambda step: scenes(step, args.batch_size, args.seed), loss_of)
     report["test"] = finish(vae, args.seed)
     vae.save_pretrained(args.out / "vae")
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
+    loop.write_report(args.out, report)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,14 @@ def test_saved_without_clip_and_loaded_beside_it(make, name, tmp_path):
     assert [e.name for e in panel] == [name, "clip"] and panel[0].clip is panel[1]
 
 
+def test_heads_without_clip_share_the_one_beside_them(make, clip, tmp_path):
+    clip().save_pretrained(tmp_path / "clip")
+    for name in CLASSES:
+        make(name).save_pretrained(tmp_path / name)
+    panel = load_evaluators({name: tmp_path / name for name in CLASSES})
+    assert [e.name for e in panel] == list(CLASSES) and len({id(e.clip) for e in panel}) == 1
+
+
 @every
 def test_another_clip_is_refused(make, clip, name, tmp_path):
     head = make(name)

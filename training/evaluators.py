@@ -1,0 +1,28 @@
+"""What the recipes of evaluators share: the frozen CLIP that heads are trained on, and how a result is kept."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from evaluators import Calibration, LatentCLIP
+from evaluators.latent import LatentEvaluator
+
+from . import loop
+from .noise import LEVELS
+
+
+def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
+    """The latent CLIP of ``--clip``, on the GPU where there is one; exits by `parser` unless it reads noisy latents."""
+    clip = LatentCLIP.from_pretrained(folder).eval().requires_grad_(False)
+    if clip.space != "noisy":
+        parser.error(f"argument --clip: must read noisy latents, {str(folder)!r} reads {clip.space} ones")
+    return clip.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep(evaluator: LatentEvaluator, out: Path, reliability: list[float], report: dict) -> None:
+    """Saves a trained evaluator in the folder of its name, calibrated by its ranking accuracy at each of `LEVELS`, and
+    the report of its training."""
+    evaluator.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(reliability)))  # spread: `training.calibrate`
+    evaluator.save_pretrained(out / evaluator.name)
+    loop.write_report(out, report | {"ranking_accuracy": dict(zip(map(str, LEVELS), reliability, strict=True))})
