@@ -34,11 +34,13 @@ def load(folder: str | Path | None = None) -> tuple[PreTrainedModel, Any]:
     return model, processor
 
 
-def encode(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
-    """One question per image to the model's inputs, padded on the left: ``input_ids`` ``(n, length)`` and so on."""
-    turns = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
-    ]
+def encode(processor: Any, images: Sequence[Image.Image | Sequence[Image.Image]], questions: Sequence[str]) -> Any:
+    """One question per image, or per several of them, to the model's inputs, padded on the left: ``input_ids``
+    ``(n, length)`` and so on."""
+    turns = []
+    for shown, question in zip(images, questions, strict=True):
+        slots = [{"type": "image"}] * (1 if isinstance(shown, Image.Image) else len(shown))
+        turns.append([{"role": "user", "content": [*slots, {"type": "text", "text": question}]}])
     prompts = [processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
     return processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
 

@@ -47,7 +47,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         extra_special_tokens={"image_token": "<image>"},
         padding_side="left",
-        model_max_length=512,
+        model_max_length=1024,
     )
 
 

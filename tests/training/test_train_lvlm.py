@@ -95,6 +95,17 @@ def test_a_packed_question_is_answered_as_it_is_asked(processor):
     assert answer[-1] == processor.tokenizer.eos_token_id
 
 
+def test_the_vision_encoder_learns_alone_first(processor):
+    learner = train_lvlm.Learner(small(processor))
+    for questions in (0, 2):
+        learner.zero_grad()
+        loss, metrics = train_lvlm.loss_of(learner, train_lvlm.batch_of(processor, 0, 2, questions=questions))
+        loss.backward()
+        taught = {"vision_tower" in name for name, p in learner.model.named_parameters() if p.grad is not None}
+        assert taught == ({True, False} if questions else {True})
+        assert (metrics["answer"] > 0) == bool(questions)
+
+
 @pytest.mark.parametrize("category", ["two_kind", "text"])
 def test_patch_targets_are_what_is_drawn(category):
     for seed in range(20):
@@ -112,9 +123,9 @@ def test_patch_targets_are_what_is_drawn(category):
                 assert letter in word and np.ptp(scene.image[top:bottom, left:right].astype(int).mean(2)) > 60
 
 
-def test_two_steps_save_what_the_auto_classes_load(tmp_path, monkeypatch):
+def test_three_steps_save_what_the_auto_classes_load(tmp_path, monkeypatch):
     monkeypatch.setattr(train_lvlm, "build", small)
-    arguments = ["--steps", "2", "--batch-size", "2", "--test-questions", "6"]
+    arguments = ["--steps", "3", "--vision-steps", "1", "--batch-size", "2", "--test-questions", "6"]
     train_lvlm.main(["--out", str(tmp_path / "first"), *arguments])
     report = json.loads((tmp_path / "first" / "report.json").read_text())
     assert set(report["exact_match"]) == {*KINDS, "all"} and report["questions"] == 2 * 2 * train_lvlm.QUESTIONS
