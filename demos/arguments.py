@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-SCHEDULE_NAMES = ("static", "interval", "linear", "cosine", "exponential")  # `guidance` itself is heavy to import
+# What the fixed schedules take, the first of it always; `guidance` itself is heavy to import.
+SCHEDULES = {
+    "static": ("SCALE",),
+    "interval": ("SCALE", "START", "STOP"),
+    "linear": ("SCALE",),
+    "cosine": ("SCALE",),
+    "exponential": ("SCALE", "RATE"),
+}
+SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",)}
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,14 +80,14 @@ def model(text: str) -> str:
 
 
 def method(text: str) -> str:
-    """``dynamic``, or a fixed schedule with its scale (``static:7.5``), spelt in one way."""
-    name, _, value = text.strip().partition(":")
-    if text.strip() == "dynamic":
-        return name
-    if name not in SCHEDULE_NAMES or not value:
-        allowed = ", ".join(f"{schedule}:SCALE" for schedule in SCHEDULE_NAMES)
-        raise argparse.ArgumentTypeError(f"must be dynamic or one of {allowed}, got {text!r}")
-    return f"{name}:{scale(value):g}"
+    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, or a fixed schedule with its scale and what else it takes
+    (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
+    name, *values = text.strip().split(":")
+    takes = (SEARCHES | SCHEDULES).get(name)
+    if takes is None or not (name in SCHEDULES) <= len(values) <= len(takes):
+        known = [*SEARCHES, *(f"{name}:SCALE" for name in SCHEDULES), "budget:TOLERANCE", "interval:SCALE:START:STOP"]
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, exponential:SCALE:RATE, got {text!r}")
+    return ":".join([name, *(f"{scale(value):g}" for value in values)])
 
 
 def seeds(text: str) -> range:

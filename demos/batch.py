@@ -50,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = arguments.Parser(prog="demos.batch", description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="?", help="file or data set")
     parser.add_argument("--study", metavar="FILE", help="YAML of these arguments; the command line goes first")
-    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, static:SCALE, interval:SCALE, …")
+    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, budget, static:SCALE, interval:SCALE:START:STOP, …")
     parser.add_argument(
         "--seeds", nargs="+", type=arguments.seeds, default=[range(1)], help="a seed or FIRST:STOP; default 0"
     )
@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"argument {'' if name == 'prompts' else '--'}{name}: is needed")
     args.methods = list(dict.fromkeys(args.methods))
     args.seeds = list(dict.fromkeys(seed for part in args.seeds for seed in part))
-    generate.check_model(args, searched="dynamic" in args.methods)
+    generate.check_model(args, searched=any(method.split(":")[0] in arguments.SEARCHES for method in args.methods))
     try:
         args.prompts = read(args.prompts)
     except ValueError as error:
@@ -102,16 +102,34 @@ def plan(jobs: list[Job], methods: list[str], batch_size: int, rank: int, world:
     ]
 
 
-def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The pipeline, and the guidance of every method."""
+def schedules(args: argparse.Namespace) -> dict[str, Any]:
+    """The fixed schedules among the methods."""
     from guidance import SCHEDULES
 
-    fixed = [method.split(":") for method in args.methods if method != "dynamic"]
-    guidances = {f"{name}:{scale}": SCHEDULES[name](float(scale)) for name, scale in fixed}
-    first = "dynamic" if "dynamic" in args.methods else fixed[0][0]
-    pipe, guidance = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
+    found = {}
+    for method in args.methods:
+        name, *values = method.split(":")
+        try:
+            if name in arguments.SCHEDULES:
+                found[method] = SCHEDULES[name](*map(float, values))
+        except ValueError as error:
+            args.error(f"argument --methods: {method}: {error}")
+    return found
+
+
+def load(args: argparse.Namespace, fixed: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+    """The pipeline, the guidance of every method, and the search, `None` where no method has one."""
+    from guidance import Budget
+
+    searched = [method for method in args.methods if method not in fixed]
+    first = "dynamic" if searched else "static"
+    pipe, search = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
     pipe.set_progress_bar_config(disable=True)
-    return pipe, guidances | ({"dynamic": guidance} if first == "dynamic" else {})
+    guidances = {}
+    for method in searched:
+        name, *tolerance = method.split(":")
+        guidances[method] = Budget(search, *map(float, tolerance)) if name == "budget" else search
+    return pipe, fixed | guidances, search if searched else None
 
 
 def settings(args: argparse.Namespace, search: Any) -> dict[str, Any]:
@@ -184,6 +202,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.device is None and args.world > 1 and torch.cuda.is_available():
         args.device = f"cuda:{local}"
     generate.check_late(args)
+    fixed = schedules(args)
     generate.check_out(args)
     lock = FileLock(args.out / f".batch-{args.rank}.lock")  # falls with the process, however that dies
     try:
@@ -195,10 +214,10 @@ def main(argv: list[str] | None = None) -> None:
             manifest.collect()
         done = {(image.prompt, image.method, image.seed) for image in manifest.images()}
         try:
-            pipe, guidances = load(args)
+            pipe, guidances, search = load(args, fixed)
         except (OSError, ValueError) as error:
             args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
-        for key, (its, ours) in manifest.settle(settings(args, guidances.get("dynamic"))).items():
+        for key, (its, ours) in manifest.settle(settings(args, search)).items():
             args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
         manifest.add(args.prompts)
         run(args, pipe, guidances, manifest, done)

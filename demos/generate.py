@@ -19,7 +19,7 @@ from typing import Any
 
 import tinyworld
 
-from .arguments import SCHEDULE_NAMES, Parser, evaluators, model, positive, scale, scales, seed
+from .arguments import SCHEDULES, SEARCHES, Parser, evaluators, model, positive, scale, scales, seed
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, and of the steps that the search leaves out
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -48,7 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")
-    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded")
+    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: the embedded panel")
     parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
@@ -72,15 +72,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
-    parser.add_argument("--guidance", choices=("dynamic", *SCHEDULE_NAMES), default="dynamic")
+    parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), default="dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
     args.prompt = read_prompts(parser, args)
-    if args.guidance == "dynamic" and args.guidance_scale is not None:
+    if args.guidance in SEARCHES and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
-    check_model(args, searched=args.guidance == "dynamic")
+    check_model(args, searched=args.guidance in SEARCHES)
     return args
 
 
@@ -119,7 +119,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import transformers
 
     from evaluators import load_evaluators
-    from guidance import SCHEDULES, GreedySearch
+    from guidance import SCHEDULES, Budget, GreedySearch
     from pipelines.tinyworld import default_guidance
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
@@ -127,11 +127,12 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         library.utils.logging.set_verbosity(logging.CRITICAL)  # what fails is said once, by us
     folder = args.model or tinyworld.WEIGHTS / "text_to_image"
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, args.dtype)).to(args.device)
-    if args.guidance != "dynamic":
+    if args.guidance not in SEARCHES:
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
     panel = load_evaluators({k: v or tinyworld.WEIGHTS / k for k, v in (args.evaluators or {}).items()})
     scales = {"scales": args.scales} if args.scales else {}
-    return pipe, default_guidance(panel, **scales) if args.model is None else GreedySearch(panel, **scales)
+    search = default_guidance(panel, **scales) if args.model is None else GreedySearch(panel, **scales)
+    return pipe, Budget(search) if args.guidance == "budget" else search
 
 
 def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, Any]:
@@ -175,13 +176,14 @@ def main(argv: list[str] | None = None) -> None:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+    search = guidance.guidance if args.guidance == "budget" else guidance
     settings = {
         "model": str(args.model or "embedded"),
         "steps": args.steps,
         "guidance": args.guidance,
         "guidance_scale": getattr(guidance, "guidance_scale", None),
-        "candidates": getattr(guidance, "scales", None),
-        "evaluators": list(getattr(guidance, "evaluators", ())),
+        "candidates": getattr(search, "scales", None),
+        "evaluators": list(getattr(search, "evaluators", ())),
         "dtype": args.dtype,
     }
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]

@@ -108,7 +108,24 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
         "excluded_raters": careless(votes),
         "excluded_votes": int((~votes["counts"] & ~votes["is_check"]).sum()),
         "left": preference.sign_test(left, len(decided) - left),
+        "per_rater": [_rater(name, group) for name, group in votes.groupby("rater", sort=False)],
         "questions": questions,
+    }
+
+
+def _rater(name: str, votes: pd.DataFrame) -> dict[str, Any]:
+    """How somebody voted; shares are `None` where there is nothing to share."""
+    pairs, checks = votes[~votes["is_check"]], votes[votes["is_check"]]
+    decided = pairs[pairs["choice"] != "tie"]
+    pace = votes["voted_at"].diff().dt.total_seconds().median()  # votes are in the order of their times
+    return {
+        "rater": name,
+        "votes": len(pairs),
+        "ties": float((pairs["choice"] == "tie").mean()) if len(pairs) else None,
+        "left": float((decided["choice"] == "left").mean()) if len(decided) else None,
+        "checks": len(checks),
+        "checks_passed": int((checks["preferred"] == "a").sum()),
+        "seconds": None if np.isnan(pace) else float(pace),
     }
 
 

@@ -46,6 +46,20 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 {% else %}
 <p>No vote that counts yet.</p>
 {% endfor %}
+{% if per_rater %}
+<h3>Raters</h3>
+<div class="wide"><table>
+<tr><th>rater</th><th>votes</th><th>ties</th><th>left, of decided</th><th>checks passed</th><th>seconds a vote</th></tr>
+{% for row in per_rater %}
+<tr><td>{{ row.rater }}{% if row.rater in excluded_raters %} <small>left out</small>{% endif %}</td>
+<td>{{ row.votes }}</td>
+<td>{{ "–" if row.ties is none else row.ties | percent }}</td>
+<td>{{ "–" if row.left is none else row.left | percent }}</td>
+<td>{{ "–" if not row.checks else "%d of %d" | format(row.checks_passed, row.checks) }}</td>
+<td>{{ "–" if row.seconds is none else "%.1f" | format(row.seconds) }}</td></tr>
+{% endfor %}
+</table></div>
+{% endif %}
 {% if questions %}
 <p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
 take votes to be independent. With ties as halves: the 95 % interval of a bootstrap over prompts, which does not.</p>

@@ -24,8 +24,9 @@ STYLE = """<style>
 .study-page, .study-report {--soft: color-mix(in srgb, var(--body-text-color) 65%, transparent);}
 .study-page {max-width: 900px; margin: 0 auto; gap: 14px !important;}
 .study-page .html-container, .study-report .html-container {padding: 0 !important;}
-.pair h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; text-align: center; color: var(--body-text-color);}
-.pair p {margin: 0 0 .9rem; text-align: center; overflow-wrap: anywhere; color: var(--body-text-color);}
+.question {text-align: center; color: var(--body-text-color);}
+.question h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; color: inherit;}
+.question p {margin: 0; overflow-wrap: anywhere; color: inherit;}
 .pair div {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
 .pair img {width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 12px; display: block;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);}
@@ -49,7 +50,7 @@ STYLE = """<style>
 .report h3 {margin: 1rem 0 .25rem; font-size: 1.1rem; font-weight: 600; text-transform: capitalize;}
 </style>"""
 # What is on the screen, so that a second click on a slow line is no vote on what has not been seen yet.
-SHOWN = "document.querySelector('.pair')?.dataset.shown ?? ''"
+SHOWN = "document.querySelector('.question')?.dataset.shown ?? ''"
 KEYS = """() => {
   if (window.studyKeys) return;
   window.studyKeys = true;
@@ -82,21 +83,25 @@ def picture(path: Path, spoilt: bool = False) -> str:
 
 
 def pair(folder: Path, task: Task) -> str:
-    """A question with its two pictures, as HTML.
+    """The two pictures of a question, as HTML.
 
     Raises:
         ValueError: a picture lies outside the study's folder or is not there.
     """
     left = picture(inside(folder, task.left), task.check == "left")
     right = picture(inside(folder, task.right), task.check == "right")
-    shown = html.escape(f"{task.assignment}:{task.question}")
-    text = f"<h3>{html.escape(QUESTIONS[task.question])}</h3><p>{html.escape(task.prompt)}</p>"
-    return f'<div class="pair" data-shown="{shown}">{text}<div>{left}{right}</div></div>'
+    return f'<div class="pair" data-pair="{task.assignment}"><div>{left}{right}</div></div>'
 
 
-def message(title: str, line: str) -> str:
-    """What stands in the place of a pair, as HTML."""
-    return f'<div class="pair" data-shown=""><h3>{html.escape(title)}</h3><p>{html.escape(line)}</p></div>'
+def asked(task: Task) -> str:
+    """The question above the pictures, as HTML."""
+    return question(QUESTIONS[task.question], task.prompt, f"{task.assignment}:{task.question}")
+
+
+def question(title: str, line: str, shown: str = "") -> str:
+    """A question, or what stands in its place, as HTML."""
+    title, line, shown = (html.escape(text) for text in (title, line, shown))
+    return f'<div class="question" data-shown="{shown}"><h3>{title}</h3><p>{line}</p></div>'
 
 
 class Sitting:
@@ -110,41 +115,45 @@ class Sitting:
         rater = request.query_params.get("rater") or kept
         if not isinstance(rater, str) or not self.store.knows(rater, self.named):
             if self.named:
-                return (kept, *self.screen(None, message("By invitation", "Please open the link that you were sent.")))
+                return (kept, *self.screen(None, question("By invitation", "Please open the link that you were sent.")))
             rater = self.store.new_rater()
         return (rater, *self.show(rater))
 
     def vote(self, choice: str, state: tuple[str, int] | None, shown: str) -> tuple:
         """Keeps the vote if its question is the one on the screen, and goes on."""
         if state is None:
-            return self.screen(None, message("Not open", "Please load this page again."))
+            return self.screen(None, question("Not open", "Please load this page again."))
         rater, place = state
         task, _ = self.store.task(rater, place)
         if task is None or shown != f"{task.assignment}:{task.question}":
-            return self.show(rater, place)
+            return self.show(rater, place, shown)
         self.store.vote(rater, task.assignment, task.question, choice)
-        return self.show(rater, place + 1)
+        return self.show(rater, place + 1, shown)
 
-    def back(self, state: tuple[str, int] | None) -> tuple:
+    def back(self, state: tuple[str, int] | None, shown: str) -> tuple:
         """The question before, with what was chosen."""
         if state is None:
-            return self.screen(None, message("Not open", "Please load this page again."))
-        return self.show(state[0], max(0, state[1] - 1))
+            return self.screen(None, question("Not open", "Please load this page again."))
+        return self.show(state[0], max(0, state[1] - 1), shown)
 
-    def show(self, rater: str, place: int | None = None) -> tuple:
+    def show(self, rater: str, place: int | None = None, shown: str = "") -> tuple:
+        """The question at `place`; its pictures are sent unless those of `shown`, which are on the screen, are the
+        same."""
         task, place = self.store.task(rater, place)
         done, of = self.store.progress(rater)
+        note, back = f"{done} of {of} pairs", place > 0
         if task is None:
-            end = message("Thank you", "You have seen every pair. Your votes are kept.")
-            return self.screen((rater, place), end, f"{done} of {of} pairs", back=place > 0)
-        return self.screen(
-            (rater, place), pair(self.store.folder, task), f"{done} of {of} pairs", True, task.choice, back=place > 0
-        )
+            end = question("Thank you", "You have seen every pair. Your votes are kept.")
+            return self.screen((rater, place), end, note=note, back=back)
+        there = shown.partition(":")[0] == str(task.assignment)
+        pictures = gr.skip() if there else pair(self.store.folder, task)
+        return self.screen((rater, place), asked(task), pictures, note, True, task.choice, back)
 
     def screen(
         self,
         state: tuple[str, int] | None,
-        body: str,
+        text: str,
+        pictures: Any = "",
         note: str = "",
         asks: bool = False,
         choice: str | None = None,
@@ -156,7 +165,8 @@ class Sitting:
         ]
         return (
             state,
-            body,
+            text,
+            pictures,
             f'<div class="study-note">{html.escape(note)}</div>',
             *answers,
             gr.Button(interactive=back),
@@ -168,7 +178,7 @@ def results(folder: Path) -> str:
     try:
         return report_page.fragment(report.summarize(report.read_votes(folder)))
     except ValueError as error:
-        return message("No report yet", str(error))
+        return question("No report yet", str(error))
 
 
 def plan(percent: float, power: float) -> str:
@@ -217,7 +227,8 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
     kept = gr.BrowserState(None, storage_key=f"study-{store}", secret=store)
     state, shown = gr.State(None), gr.Textbox(visible=False)
     with gr.Column(elem_classes="study-page"):
-        body = _html(message("One moment", "The first pair is on its way."))
+        text = _html(question("One moment", "The first pair is on its way."))
+        pictures = _html()
         with gr.Row(elem_id="study-answers"):
             buttons = [
                 gr.Button(text, elem_id=f"study-{side}", size="lg", interactive=False) for side, text in ANSWERS.items()
@@ -225,14 +236,14 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
         note = _html()
         back = gr.Button("Back", elem_id="study-back", size="sm", variant="secondary", interactive=False)
         _html('<div class="study-note study-keys">Keys: ← left, ↓ tie, → right, Backspace back</div>')
-    outputs = [state, body, note, *buttons, back]
+    outputs = [state, text, pictures, note, *buttons, back]
     for side, button in zip(ANSWERS, buttons, strict=True):
 
         def vote(state: Any, shown: str, side: str = side) -> tuple:
             return sitting.vote(side, state, shown)
 
         button.click(vote, [state, shown], outputs, js=f"(state, shown) => [state, {SHOWN}]", **options)
-    back.click(sitting.back, [state], outputs, **options)
+    back.click(sitting.back, [state, shown], outputs, js=f"(state, shown) => [state, {SHOWN}]", **options)
     page.load(sitting.start, [kept], [kept, *outputs], **options)
     page.load(None, js=KEYS)
 

@@ -1,7 +1,6 @@
 """Trains the reward, a small head on a trained latent CLIP, on preference pairs under the Bradley–Terry model.
 
-    python -m training.train_reward --pairs runs/pairs/pairs.jsonl --clip runs/clip/clip --vae runs/vae/vae \\
-        --out runs/reward
+    python -m training.train_reward --pairs runs/pairs/pairs.jsonl --out runs/reward
 
 The pairs are in the format of docs/preference_pairs.md, which a study exports: your own votes will do.
 """
@@ -17,6 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from evaluators import LatentReward
+from tinyworld import WEIGHTS
 
 from . import loop
 from .data import to_pixels
@@ -61,8 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=2)
     parser.add_argument("--pairs", type=Path, required=True, help="pairs.jsonl")
     parser.add_argument("--question", default="overall", help="which votes to learn")
-    parser.add_argument("--clip", type=Path, required=True, help="folder of the trained latent CLIP, which is frozen")
-    parser.add_argument("--vae", type=Path, required=True, help="folder of the AutoencoderKL")
+    clip, vae = WEIGHTS / "clip", WEIGHTS / "text_to_image" / "vae"
+    parser.add_argument("--clip", type=Path, default=clip, help="folder of the latent CLIP; default: the embedded one")
+    parser.add_argument("--vae", type=Path, default=vae, help="folder of the AutoencoderKL; default: the embedded one")
     args = parser.parse_args(argv)
     try:
         pairs = [pair for pair in read_pairs(args.pairs) if pair.question == args.question]

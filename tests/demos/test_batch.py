@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -218,11 +219,12 @@ def test_a_manifest_that_points_outside_is_refused(ram):
 def test_on_the_real_pipeline_methods_share_their_noise(embedded, ram):
     file = ram / "prompts.csv"
     file.write_text('Prompt,Category\n"two red circles, one star",count\n')
-    arguments = [str(file), "--methods", "static:3", "interval:3", "dynamic", "--seeds", "4", "5", "--steps", "2"]
+    methods = ["static:3", "interval:3:0:0.2", "dynamic", "budget:9"]
+    arguments = [str(file), "--methods", *methods, "--seeds", "4", "5", "--steps", "2"]
     main([*arguments, "--out", str(ram / "study")])
     main([str(file), "--methods", "static:3", "--seeds", "5", "--steps", "2", "--out", str(ram / "alone")])
     found = {(image.method, image.seed): image for image in images(ram / "study")}
-    assert len(found) == 6
+    assert len(found) == 8
     pixels = {key: np.asarray(Image.open(ram / "study" / image.file)).astype(int) for key, image in found.items()}
     (alone,) = images(ram / "alone")
     again = np.asarray(Image.open(ram / "alone" / alone.file)).astype(int)
@@ -233,7 +235,21 @@ def test_on_the_real_pipeline_methods_share_their_noise(embedded, ram):
 
 
 def test_names_of_schedules():
-    assert set(arguments.SCHEDULE_NAMES) == set(SCHEDULES)
+    assert list(arguments.SCHEDULES) == list(SCHEDULES)
+    for name, values in arguments.SCHEDULES.items():
+        takes = [field.name.removeprefix("guidance_").upper() for field in fields(SCHEDULES[name])]
+        assert takes == list(values)
+
+
+def test_one_spelling_of_a_method():
+    for text, spelt in {
+        "interval:5.0:0.20:1": "interval:5:0.2:1",
+        "exponential:4:0.2": "exponential:4:0.2",
+        "interval:5": "interval:5",
+        "budget": "budget",
+        " budget:.10": "budget:0.1",
+    }.items():
+        assert arguments.method(text) == spelt
 
 
 BAD = {
@@ -242,6 +258,10 @@ BAD = {
     "unknown method": (["{tmp}/prompts.txt", "--methods", "static:2", "magic"], "magic"),
     "method without a scale": (["{tmp}/prompts.txt", "--methods", "static"], "--methods"),
     "scale": (["{tmp}/prompts.txt", "--methods", "static:nan"], "--methods"),
+    "too many values": (["{tmp}/prompts.txt", "--methods", "linear:2:3"], "--methods"),
+    "window": (["{tmp}/prompts.txt", "--methods", "interval:2:0.9:0.1"], "interval:2:0.9:0.1"),
+    "rate": (["{tmp}/prompts.txt", "--methods", "exponential:2:0"], "exponential:2:0"),
+    "tolerance": (["{tmp}/prompts.txt", "--methods", "budget:-1"], "--methods"),
     "seeds": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "4:4"], "--seeds"),
     "seed": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "-1"], "--seeds"),
     "no file": (["{tmp}/none.txt", "--methods", "static:2"], "prompts"),

@@ -67,6 +67,19 @@ def test_summary(folder):
     assert json.loads(json.dumps(summary)) == json.loads(json.dumps(summary, allow_nan=False))
 
 
+def test_every_rater(folder):
+    votes = report.read_votes(folder)
+    rows = {row["rater"]: row for row in report.summarize(votes)["per_rater"]}
+    assert set(rows) == {"ann", "=HYPERLINK(1)", "<script>alert(2)</script>", "r4", "careless"}
+    assert rows["ann"]["votes"] == rows["careless"]["votes"] == 12
+    assert rows["ann"]["ties"] == 0 and rows["r4"]["ties"] == 1 and rows["r4"]["left"] is None
+    mine = votes[(votes["rater"] == "ann") & ~votes["is_check"]]
+    assert rows["ann"]["left"] == pytest.approx((mine["choice"] == "left").mean())
+    assert rows["ann"]["checks_passed"] == rows["ann"]["checks"]
+    assert rows["careless"]["checks"] >= 6 and rows["careless"]["checks_passed"] == 0
+    assert all(row["seconds"] >= 0 for row in rows.values())
+
+
 def test_sides_do_not_matter(folder):
     votes = report.read_votes(folder)
     mine = votes[(votes["rater"] == "ann") & ~votes["is_check"]]

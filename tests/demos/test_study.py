@@ -28,38 +28,56 @@ def pictures(body):
     return [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
 
 
+def key_of(text):
+    return re.search(r'data-shown="([^"]*)"', text)[1]
+
+
 def visit(**query):
     return SimpleNamespace(query_params=query)
 
 
 def test_the_page_shows_two_pictures_without_names_or_metadata(folder):
     sitting = study_page.Sitting(VoteStore(folder, check_every=0), named=False)
-    rater, (state_rater, place), body, *_ = sitting.start(None, visit())
+    rater, (state_rater, place), text, body, *_ = sitting.start(None, visit())
     assert rater == state_rater and place == 0
     left, right = pictures(body)
     assert not left.info and not right.info
     assert not (np.asarray(left) == np.asarray(right)).all()
-    assert "dynamic" not in body and "static" not in body and ".png" not in body
+    assert not re.search(r"dynamic|static|\.png", text + body)
 
 
 def test_a_vote_counts_only_for_what_is_on_the_screen(folder):
     store = VoteStore(folder, check_every=0)
     sitting = study_page.Sitting(store, named=False)
-    rater, state, body, *_ = sitting.start(None, visit())
-    key = re.search(r'data-shown="([^"]*)"', body)[1]
-    state, body, *_ = sitting.vote("left", state, key)
-    assert state == (rater, 1) and store.progress(rater) == (1, 6)
-    state, again, *_ = sitting.vote("left", state, key)  # a second click, before the next pair was there
+    rater, state, text, *_ = sitting.start(None, visit())
+    key = key_of(text)
+    state, *body = sitting.vote("left", state, key)[:3]
+    assert state == (rater, 1) and store.progress(rater) == (1, 6) and len(pictures(body[1])) == 2
+    state, *again = sitting.vote("left", state, key)[:3]  # a second click, before the next pair was there
     assert state == (rater, 1) and store.progress(rater) == (1, 6) and again == body
-    state, _, _, *buttons = sitting.back(state)
+    state, _, _, _, *buttons = sitting.back(state, key_of(body[0]))
     assert state == (rater, 0)
     assert [button.elem_classes for button in buttons[:3]] == [["chosen"], ["open"], ["open"]]
     assert sitting.start(rater, visit())[1] == (rater, 1)  # back in the same browser
 
 
+def test_pictures_are_sent_once_for_all_questions(folder):
+    store = VoteStore(folder, ("overall", "alignment"), check_every=0)
+    sitting = study_page.Sitting(store, named=False)
+    _, state, text, body, *_ = sitting.start(None, visit())
+    assert len(pictures(body)) == 2
+    for expected in (0, 2, 0):  # the second question, the next pair, its second question
+        state, text, body, *_ = sitting.vote("tie", state, key_of(text))
+        assert (len(pictures(body)) if isinstance(body, str) else 0) == expected
+    state, text, body, *_ = sitting.back(state, key_of(text))
+    assert not isinstance(body, str) and key_of(text).endswith("overall")
+    assert len(pictures(sitting.back(state, key_of(text))[2])) == 2  # the pair before
+    assert len(pictures(sitting.start(state[0], visit())[3])) == 2  # a new page
+
+
 def test_prompts_are_escaped(folder):
     store = VoteStore(folder, check_every=0)
-    bodies = [study_page.pair(folder, store.task(store.new_rater())[0]) for _ in range(6)]
+    bodies = [study_page.asked(store.task(store.new_rater())[0]) for _ in range(6)]
     assert not [body for body in bodies if "<script" in body]
     assert sum("&lt;script&gt;alert(1)&lt;/script&gt; &amp; a star" in body for body in bodies) == 2
 
@@ -81,8 +99,8 @@ def test_only_the_invited_vote_where_raters_are_named(folder):
     ann = store.invite("ann")
     assert sitting.start(None, visit(rater=ann))[1] == (ann, 0)
     for stranger in (None, "ann", store.new_rater()):
-        _, state, body, *_ = sitting.start(stranger, visit())
-        assert state is None and "By invitation" in body and not pictures(body)
+        _, state, text, body, *_ = sitting.start(stranger, visit())
+        assert state is None and "By invitation" in text and not pictures(body)
         assert "not" in sitting.vote("left", state, "1:overall")[1].lower()
 
 

@@ -63,14 +63,14 @@ def votes(folder):
 
 
 def shown(page):
-    return page.eval_on_selector(".pair", "pair => pair.dataset.shown")
+    return page.eval_on_selector(".question", "question => question.dataset.shown")
 
 
 def after(page, action):
     """Waits until something else is on the screen."""
     before = shown(page)
     action()
-    page.wait_for_function("before => document.querySelector('.pair').dataset.shown !== before", arg=before)
+    page.wait_for_function("before => document.querySelector('.question').dataset.shown !== before", arg=before)
     return before
 
 
@@ -103,7 +103,7 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     assert votes(folder) == expected and shown(page) == here
 
     page.evaluate("() => { for (let i = 0; i < 3; i++) document.getElementById('study-right').click(); }")
-    page.wait_for_function("before => document.querySelector('.pair').dataset.shown !== before", arg=here)
+    page.wait_for_function("before => document.querySelector('.question').dataset.shown !== before", arg=here)
     page.wait_for_timeout(1500)
     expected[here] = "right"
     assert votes(folder) == expected  # an impatient rater voted once
