@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tqdm.auto import tqdm
 
+import tinyworld
 from evaluators import LatentReward
-from tinyworld import WEIGHTS
 
 from . import loop
 from .data import to_pixels
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=2)
     parser.add_argument("--pairs", type=Path, required=True, help="pairs.jsonl")
     parser.add_argument("--question", default="overall", help="which votes to learn")
-    clip, vae = WEIGHTS / "clip", WEIGHTS / "text_to_image" / "vae"
+    clip, vae = tinyworld.WEIGHTS / "clip", tinyworld.WEIGHTS / "text_to_image" / "vae"
     parser.add_argument("--clip", type=Path, default=clip, help="folder of the latent CLIP; default: the embedded one")
     parser.add_argument("--vae", type=Path, default=vae, help="folder of the AutoencoderKL; default: the embedded one")
     args = parser.parse_args(argv)

@@ -9,7 +9,12 @@ import pytest
 from study_folder import PROMPTS, make
 
 from demos import report, study
+from demos.prompts import Prompt
 from demos.votes import VOTES, VoteStore
+from evaluators import LatentCLIP, load_evaluator
+from guidance import GreedySearch
+from pipelines import TinyWorldPipeline
+from training import train_reward
 from training.pairs import read_pairs
 
 
@@ -127,3 +132,22 @@ def test_no_votes_yet(ram, capsys):
     VoteStore(ram / "study").close()
     assert report.summarize(report.read_votes(ram / "study"))["votes"] == 0
     report.write(ram / "study")
+
+
+def test_votes_become_a_reward_that_guides(ram, embedded, tmp_path):
+    """What docs/run_a_study.md says of the reward, with no more arguments than there."""
+    prompts = [Prompt(f"{count} red {shape}s", "count") for count in ("two", "three") for shape in ("star", "circle")]
+    folder = make(ram / "study", prompts=prompts, side=64)
+    store = VoteStore(folder, check_every=0)
+    vote(store, store.invite("ann"), first)
+    store.close()
+    _, paths = report.write(folder)
+    train_reward.main(["--pairs", str(paths[-1]), "--out", str(tmp_path), "--steps", "60", "--batch-size", "8"])
+    made = json.loads((tmp_path / "report.json").read_text())
+    assert (made["pairs"], made["held_out_pairs"]) == (8, 2)
+    assert made["ranking_accuracy"]["0.02"] == 1  # ann likes the one gradient, of any prompt
+    reward = load_evaluator("reward", tmp_path / "reward", clip=LatentCLIP.from_pretrained(embedded / "clip").eval())
+    pipe = TinyWorldPipeline.from_pretrained()
+    search = GreedySearch([reward], scales=(2.0, 8.0))
+    trace = pipe("two red stars", num_inference_steps=2, guidance=search, output_type="latent").guidance_trace
+    assert [name for name, scores in trace.steps[0]["scores"].items() if scores.std() > 0] == ["reward"]
