@@ -50,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = arguments.Parser(prog="demos.batch", description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="?", help="file or data set")
     parser.add_argument("--study", metavar="FILE", help="YAML of these arguments; the command line goes first")
-    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, budget, static:SCALE, interval:SCALE:START:STOP, …")
+    parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, static:SCALE, …")
     parser.add_argument(
         "--seeds", nargs="+", type=arguments.seeds, default=[range(1)], help="a seed or FIRST:STOP; default 0"
     )
