@@ -84,6 +84,7 @@ def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, i
 
 @functools.cache
 def weights_digest(folder: Path) -> str:
+    """Of a model's weights and configurations."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
         digest.update(path.read_bytes())

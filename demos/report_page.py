@@ -46,6 +46,10 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 {% else %}
 <p>No vote that counts yet.</p>
 {% endfor %}
+{% if questions %}
+<p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
+take votes to be independent. With ties as halves: the 95 % interval of a bootstrap over prompts, which does not.</p>
+{% endif %}
 {% if per_rater %}
 <h3>Raters</h3>
 <div class="wide"><table>
@@ -59,10 +63,6 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 <td>{{ "–" if row.seconds is none else "%.1f" | format(row.seconds) }}</td></tr>
 {% endfor %}
 </table></div>
-{% endif %}
-{% if questions %}
-<p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
-take votes to be independent. With ties as halves: the 95 % interval of a bootstrap over prompts, which does not.</p>
 {% endif %}
 </div>
 """

@@ -27,7 +27,7 @@ STYLE = """<style>
 .question {text-align: center; color: var(--body-text-color);}
 .question h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; color: inherit;}
 .question p {margin: 0; overflow-wrap: anywhere; color: inherit;}
-.pair div {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
+.pair {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
 .pair img {width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 12px; display: block;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);}
 .pair img.pixels {image-rendering: pixelated;}
@@ -50,7 +50,7 @@ STYLE = """<style>
 .report h3 {margin: 1rem 0 .25rem; font-size: 1.1rem; font-weight: 600; text-transform: capitalize;}
 </style>"""
 # What is on the screen, so that a second click on a slow line is no vote on what has not been seen yet.
-SHOWN = "document.querySelector('.question')?.dataset.shown ?? ''"
+SHOWN = "(state, shown) => [state, document.querySelector('.question')?.dataset.shown ?? '']"
 KEYS = """() => {
   if (window.studyKeys) return;
   window.studyKeys = true;
@@ -90,7 +90,7 @@ def pair(folder: Path, task: Task) -> str:
     """
     left = picture(inside(folder, task.left), task.check == "left")
     right = picture(inside(folder, task.right), task.check == "right")
-    return f'<div class="pair" data-pair="{task.assignment}"><div>{left}{right}</div></div>'
+    return f'<div class="pair">{left}{right}</div>'
 
 
 def asked(task: Task) -> str:
@@ -242,8 +242,8 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
         def vote(state: Any, shown: str, side: str = side) -> tuple:
             return sitting.vote(side, state, shown)
 
-        button.click(vote, [state, shown], outputs, js=f"(state, shown) => [state, {SHOWN}]", **options)
-    back.click(sitting.back, [state, shown], outputs, js=f"(state, shown) => [state, {SHOWN}]", **options)
+        button.click(vote, [state, shown], outputs, js=SHOWN, **options)
+    back.click(sitting.back, [state, shown], outputs, js=SHOWN, **options)
     page.load(sitting.start, [kept], [kept, *outputs], **options)
     page.load(None, js=KEYS)
 

@@ -208,7 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=60)
     parser.add_argument("--init", type=Path, help="folder of a model to train further")
-    parser.add_argument("--vision-steps", type=int, default=2000, help="first steps, on the vision encoder alone")
+    parser.add_argument(
+        "--vision-steps", type=int, default=2000, help="first, on the vision encoder alone; 0 with --init"
+    )
     parser.add_argument("--test-questions", type=int, default=1200, help="held-out questions that the report is on")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 from embedded import embedded, weights
-from study_folder import ram
+from study_folder import ram, serve
 
-__all__ = ["embedded", "host", "ram", "weights"]
+__all__ = ["embedded", "host", "ram", "serve", "weights"]
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Picture
 
-from demos import manifest
+from demos import manifest, study, study_page
 from demos.prompts import Prompt
 
 PROMPTS = [
@@ -40,3 +40,21 @@ def ram():
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def serve(ram, monkeypatch):
+    """Serves the page of a study until the test ends: from its folder and what `study_page.build` takes to its
+    address."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(ram / "cache"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    pages = []
+
+    def start(folder: Path, *arguments, password: str | None = None, **options) -> str:
+        pages.append(study_page.build(folder, *arguments, **options))
+        args = study.parse([str(folder), "--port", "0"])
+        return study.serve(pages[-1], args, password, block=False).rstrip("/")
+
+    yield start
+    for page in pages:
+        page.close()

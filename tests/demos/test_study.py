@@ -123,12 +123,8 @@ def test_as_a_tab_of_another_page(folder):
 
 
 @pytest.fixture
-def served(folder, monkeypatch, ram):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(ram / "cache"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    page = study_page.build(folder, show_report=False)
-    yield study.serve(page, study.parse([str(folder), "--port", "0"]), "open sesame", block=False).rstrip("/")
-    page.close()
+def served(folder, serve):
+    return serve(folder, password="open sesame", show_report=False)
 
 
 def test_nothing_is_served_but_the_page(served, folder):

@@ -3,7 +3,6 @@
 Pictures of what was seen are kept in ``outputs/study_screens``.
 """
 
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,18 +10,14 @@ from pathlib import Path
 import pytest
 from study_folder import make
 
-from demos import study, study_page
 from demos.votes import VOTES
+from docs import screenshots
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 SCREENS = Path("outputs/study_screens")
 PATIENCE = 120_000  # milliseconds
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium in the PATH: none of {', '.join(NAMES)}"),
+    pytest.mark.skipif(screenshots.find_chromium() is None, reason="no Chromium: apt-get install chromium"),
 ]
 
 
@@ -32,12 +27,8 @@ def folder(ram):
 
 
 @pytest.fixture
-def address(folder, monkeypatch, ram):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(ram / "cache"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    page = study_page.build(folder, ("overall", "text"), check_every=0)
-    yield study.serve(page, study.parse([str(folder), "--port", "0"]), None, block=False)
-    page.close()
+def address(folder, serve):
+    return serve(folder, ("overall", "text"), check_every=0)
 
 
 @pytest.fixture
@@ -46,9 +37,9 @@ def browser(tmp_path):
     with api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             tmp_path / "profile",
-            executable_path=CHROMIUM,
+            executable_path=screenshots.find_chromium(),
             headless=True,
-            args=FLAGS,
+            args=list(screenshots.FLAGS),
             viewport={"width": 1100, "height": 900},
         )
         context.set_default_timeout(PATIENCE)

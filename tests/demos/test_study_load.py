@@ -12,7 +12,6 @@ import httpx
 import pytest
 from study_folder import make
 
-from demos import study, study_page
 from demos.votes import CHOICES, VOTES
 
 RATERS, VOTES_EACH = 50, 20
@@ -25,12 +24,8 @@ def folder(ram):
 
 
 @pytest.fixture
-def address(folder, monkeypatch, ram):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(ram / "cache"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    page = study_page.build(folder, ("overall",), check_every=0, show_report=False)
-    yield study.serve(page, study.parse([str(folder), "--port", "0"]), None, block=False).rstrip("/")
-    page.close()
+def address(folder, serve):
+    return serve(folder, check_every=0, show_report=False)
 
 
 class Page:
