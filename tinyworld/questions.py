@@ -48,7 +48,7 @@ def kinds_of(scene: Scene) -> tuple[str, ...]:
         "count": True,
         "color": bool(_alone(groups, "shape")),
         "shape": bool(_alone(groups, "color")),
-        "relation": bool(_sides(scene)),
+        "relation": bool(sides(scene)),
         "yes_no": True,
     }
     return tuple(kind for kind in KINDS if possible.get(kind))
@@ -92,8 +92,9 @@ def _alone(groups: tuple[Group, ...], attribute: str) -> list[Group]:
     return [group for group, value in zip(groups, values, strict=True) if values.count(value) == 1]
 
 
-def _sides(scene: Scene) -> dict[str, str]:
-    """Axis to what the first kind of object is to the second, where all of them are clearly on that side."""
+def sides(scene: Scene) -> dict[str, tuple[str, str]]:
+    """Axis to what the first kind of object is to the second and the second to the first, such as
+    ``{"x": ("left of", "right of")}``, where all of them are clearly on that side."""
     if len(scene.spec.groups) < 2:
         return {}
     n = scene.spec.groups[0].count
@@ -101,24 +102,18 @@ def _sides(scene: Scene) -> dict[str, str]:
     for axis, (low, high) in SIDES.items():
         at = [getattr(o, axis) for o in scene.objects]
         if max(at[:n]) + MARGIN <= min(at[n:]):
-            found[axis] = low
+            found[axis] = (low, high)
         elif max(at[n:]) + MARGIN <= min(at[:n]):
-            found[axis] = high
+            found[axis] = (high, low)
     return found
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[Group, Group, str, str]:
     """Two kinds of object in either order, the axis along which they are apart, and what the first is to the second."""
-    sides = _sides(scene)
-    axis = str(rng.choice(list(sides)))
-    (first, second), side = scene.spec.groups, sides[axis]
-    if rng.random() < 0.5:
-        first, second, side = second, first, _other_side(axis, side)
-    return first, second, axis, side
-
-
-def _other_side(axis: str, side: str) -> str:
-    return SIDES[axis][1 - SIDES[axis].index(side)]
+    found = sides(scene)
+    axis = str(rng.choice(list(found)))
+    (first, second), (side, back) = scene.spec.groups, found[axis]
+    return (second, first, axis, back) if rng.random() < 0.5 else (first, second, axis, side)
 
 
 def _noun(count: int, color: str = "", shape: str = "") -> str:
@@ -219,7 +214,7 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> Draft:
     else:
         claims = [_claim_existence, _claim_count]
         claims += [_claim_color] if _alone(scene.spec.groups, "shape") else []
-        claims += [_claim_side] if _sides(scene) else []
+        claims += [_claim_side] if sides(scene) else []
     return claims[rng.integers(len(claims))](scene, rng, true), "yes" if true else "no"
 
 
@@ -270,7 +265,7 @@ def _claim_color(scene: Scene, rng: np.random.Generator, true: bool) -> tuple[st
 
 def _claim_side(scene: Scene, rng: np.random.Generator, true: bool) -> tuple[str, ...]:
     first, second, axis, side = _pair(scene, rng)
-    side = side if true else _other_side(axis, side)
+    side = side if true else next(other for other in SIDES[axis] if other != side)
     a, b = (_noun(g.count, g.color, g.shape) for g in (first, second))
     forms = (f"{'is' if first.count == 1 else 'are'} the {a} {side} the {b}?",)
     return (*forms, forms[0].replace(f" {side} ", f" to the {side} ")) if axis == "x" else forms

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ class _Progress:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
-def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[int], Any], loss_of: Loss) -> dict:
+def fit(
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    batch_of: Callable[[int], Any],
+    loss_of: Loss,
+    matrices: Sequence[torch.nn.Parameter] = (),
+) -> dict:
     """Trains `model` in place and leaves the averaged weights in it.
 
     Args:
@@ -55,17 +61,24 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
         batch_of: step number to batch; a function of the step, so that a resumed run continues the same stream.
             With several processes each asks for its own numbers.
         loss_of: ``(model, batch)`` to the scalar loss and metrics to log. Tensors are moved by the recipe.
+        matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024), at AdamW's learning rate by the
+            scale of arXiv 2502.16982; AdamW trains the others.
 
     Returns:
         ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics.
     """
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     set_seed(args.seed + accelerator.process_index)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
     model.to(accelerator.device)
+    by_muon = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in by_muon]
+    optimizers: list[Any] = [torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)]
+    if by_muon:
+        muon = torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
     ema = EMAModel(model.parameters(), decay=args.ema, use_ema_warmup=True, power=0.75, foreach=True)
     raw = model
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, *optimizers = accelerator.prepare(model, *optimizers)
     progress = _Progress()
     accelerator.register_for_checkpointing(progress, ema)
     checkpoint = args.out / "checkpoint"
@@ -85,9 +98,10 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
         done = progress.step / args.steps if args.steps else progress.seconds / (60 * args.minutes)
         if done >= 1:
             break
-        for group in optimizer.param_groups:
-            warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
-            group["lr"] = args.lr * warm_up * decay
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
+                group["lr"] = args.lr * warm_up * decay
         batch = batch_of(progress.step * accelerator.num_processes + accelerator.process_index)
         with accelerator.autocast():
             loss, metrics = loss_of(model, batch)
@@ -95,8 +109,9 @@ def fit(args: argparse.Namespace, model: torch.nn.Module, batch_of: Callable[[in
             raise FloatingPointError(f"the loss is {loss.item()} at step {progress.step}; lower --lr or resume")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         ema.step(raw.parameters())
         progress.step += 1
         count += 1

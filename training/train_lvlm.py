@@ -4,8 +4,11 @@ python -m training.train_lvlm --out runs/lvlm --minutes 60
 
 Several questions share their image: the sequence is the image and then question after question, each of which attends
 to the image and itself alone and counts its positions from the end of the image. Images come first and attention is
-causal, so this gives exactly the losses of separate sequences at a fraction of the cost. The vision encoder learns
-alone first, at a quarter of the cost of a step: answers about patches that show nothing yet teach nothing.
+causal, so this gives exactly the losses of separate sequences at a fraction of the cost. The vision encoder and the
+projector learn alone first, at a quarter of the cost of a step: answers about patches that show nothing yet teach
+nothing. They are told what each patch shows in words, and learn to point at the embeddings of these words, so that
+what the decoder reads is in its own language. In three of four steps the decoder sees a random part of the visual
+tokens: most show the same things, and the step is a third cheaper (PatchDropout, arXiv 2208.07220).
 """
 
 import argparse
@@ -19,22 +22,34 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from tinyworld import lvlm
-from tinyworld.captions import COLORS, LETTERS, SHAPES
+from tinyworld.captions import COLORS
 from tinyworld.features import TARGETS, targets
-from tinyworld.questions import KINDS, Question, ask, quiz
-from tinyworld.scenes import SIZE, Scene, _glyph, make_scene
+from tinyworld.questions import KINDS, Question, ask, kinds_of, quiz
+from tinyworld.scenes import SIZE, Scene, make_scene
 
 from . import loop
 from .data import to_pixels
+from .patches import IGNORE, VIEW, patch_targets
 from .processor import PATCH, build_processor
 
-QUESTIONS = 8  # for each image
-IGNORE = -100
-# What a patch shows, see `patch_targets`: colour, shape, letter (0 for none), and whether an object's centre is in it.
-PATCH_CLASSES = (1 + len(COLORS), 2 + len(SHAPES), 1 + len(LETTERS), 2)
+QUESTIONS = 12  # for each image
+TOKENS = (SIZE // PATCH) ** 2  # of an image
+VISIBLE = 96  # of them, at random, are what the decoder sees, but for each step in WHOLE_EVERY
+WHOLE_EVERY = 4
+KIND_WEIGHTS = {"relation": 3.0, "text": 4.0, "yes_no": 2.0}  # 1 for the others: fewer scenes, or more to learn
+NONE_WEIGHT = 0.3  # of patches that show nothing, which are most
+# Some pictures are shown without colours and not asked about them, so that shapes are learned apart from colours:
+# combinations of the two that are held out would look like neither.
+GRAY, LUMA = 0.25, np.array([0.299, 0.587, 0.114], np.float32)
 VISION_WEIGHT = 0.3  # of the losses on the vision encoder alone
 VISION = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
-TEXT = {"hidden_size": 160, "intermediate_size": 384, "num_hidden_layers": 8, "num_attention_heads": 5}
+TEXT = {
+    "hidden_size": 160,
+    "intermediate_size": 384,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 5,
+    "initializer_range": 160**-0.5,
+}
 
 
 def build(processor: LlavaProcessor, vision: dict = VISION, text: dict = TEXT) -> LlavaForConditionalGeneration:
@@ -49,9 +64,11 @@ def build(processor: LlavaProcessor, vision: dict = VISION, text: dict = TEXT) -
             num_key_value_heads=text["num_attention_heads"],
             vocab_size=len(tokenizer),
             max_position_embeddings=tokenizer.model_max_length,
+            tie_word_embeddings=True,  # patches are taught to look like words, so one that is copied is an answer
         ),
         image_token_index=processor.image_token_id,
-        image_seq_length=(SIZE // PATCH) ** 2,
+        image_seq_length=TOKENS,
+        tie_word_embeddings=True,
         vision_feature_layer=-1,  # no other head needs the last layer, so its output is what is read
         **ids,
     )
@@ -68,8 +85,8 @@ def pack(processor: LlavaProcessor, asked: Sequence[Sequence[Question]]) -> dict
         ``input_ids``, ``position_ids`` and ``labels`` ``(n, length)``, the last `IGNORE` but at answers and what ends
         them; ``attention_mask`` ``(n, 1, length, length)`` bool, who attends to whom.
     """
-    tokenizer, tokens = processor.tokenizer, (SIZE // PATCH) ** 2
-    prefix = [tokenizer.bos_token_id] + [processor.image_token_id] * tokens
+    tokenizer = processor.tokenizer
+    prefix = [tokenizer.bos_token_id] + [processor.image_token_id] * TOKENS
     rows = []
     for questions in asked:
         ids, labels = list(prefix), [IGNORE] * len(prefix)
@@ -92,98 +109,125 @@ def pack(processor: LlavaProcessor, asked: Sequence[Sequence[Question]]) -> dict
     return {"input_ids": ids, "position_ids": positions, "labels": labels, "attention_mask": mask[:, None]}
 
 
-def letter_boxes(scene: Scene) -> list[tuple[str, int, int, int, int]]:
-    """Each letter of the sign with its left, top, right and bottom in pixels; none where there is no sign."""
-    if scene.spec.text is None:
-        return []
-    glyphs, gap = [_glyph(letter, 22) for letter in scene.spec.text], 3  # as `scenes` draws them
-    width, height = sum(g.shape[1] for g in glyphs) + gap * (len(glyphs) - 1), max(g.shape[0] for g in glyphs)
-    (sign,) = scene.objects
-    left, top = round(sign.x - width / 2), round(sign.y - height / 2)
-    boxes = []
-    for letter, glyph in zip(scene.spec.text, glyphs, strict=True):
-        boxes.append((letter, left, top, left + glyph.shape[1], top + glyph.shape[0]))
-        left += glyph.shape[1] + gap
-    return boxes
+def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool = False) -> list[Question]:
+    """`n` questions about `scene`, the kinds as often as `KIND_WEIGHTS` says; about a `gray` one none with a colour."""
+    kinds = kinds_of(scene)
+    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in kinds])
+    asked: list[Question] = []
+    while len(asked) < n:  # ends: anything can be counted, and words be read, without their colours
+        question = ask(scene, rng, kinds[rng.choice(len(kinds), p=weights / weights.sum())])
+        if not gray or not {"color", *COLORS} & {*question.text.rstrip("?").split(), question.answer}:
+            asked.append(question)
+    return asked
 
 
-def patch_targets(scene: Scene) -> torch.Tensor:
-    """What each patch shows, ``(patches, 4)`` of classes as in `PATCH_CLASSES`; `IGNORE` at the rim of an object."""
-    y, x = np.mgrid[0:SIZE:PATCH, 0:SIZE:PATCH].reshape(2, -1) + (PATCH - 1) / 2
-    found = np.zeros((len(x), 4), np.int64)
-    boxes = letter_boxes(scene)
-    for o in scene.objects:
-        if o.shape == "sign":
-            top, bottom = min(b[2] for b in boxes) - 4, max(b[4] for b in boxes) + 4
-            inside = (abs(x - o.x) < o.radius) & (top <= y) & (y < bottom)
-            rim = np.zeros_like(inside)
-        else:
-            distance = np.hypot(x - o.x, y - o.y) / o.radius
-            inside, rim = distance < 0.8, (distance >= 0.8) & (distance < 1.1)
-        shape = SHAPES.index(o.shape) + 1 if o.shape in SHAPES else len(SHAPES) + 1
-        found[inside, :2] = COLORS.index(o.color) + 1, shape
-        found[rim & (found[:, 0] == 0), :2] = IGNORE
-        found[int(o.y) // PATCH * (SIZE // PATCH) + int(o.x) // PATCH, 3] = 1
-    for letter, left, top, right, bottom in boxes:
-        found[(left <= x) & (x < right) & (top <= y) & (y < bottom), 2] = LETTERS.index(letter) + 1
-    return torch.from_numpy(found)
-
-
-def batch_of(processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
-    """Scenes `first` … `first + n - 1` of the train split with `questions` questions each, as `Learner` takes them."""
+def batch_of(
+    processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS, visible: int = TOKENS
+) -> dict[str, torch.Tensor]:
+    """Scenes `first` … `first + n - 1` of the train split with `questions` questions each, as `Learner` takes them;
+    the decoder sees `visible` random visual tokens of each, ``kept (n, visible)``."""
     scenes = [make_scene(seed) for seed in range(first, first + n)]
     rngs = [np.random.default_rng((seed, 31)) for seed in range(first, first + n)]
-    asked = [[ask(scene, rng) for _ in range(questions)] for scene, rng in zip(scenes, rngs, strict=True)]
-    return (pack(processor, asked) if questions else {}) | {
-        "pixel_values": to_pixels(np.stack([scene.image for scene in scenes])),
-        "patches": torch.stack([patch_targets(scene) for scene in scenes]),
-        "caption": torch.stack([targets(scene.spec) for scene in scenes]),
-    }
+    gray = np.array([rng.random() < GRAY for rng in rngs])
+    images = np.stack([scene.image for scene in scenes])
+    images[gray] = (images[gray] @ LUMA)[..., None].round().astype(np.uint8)
+    patches = torch.stack([patch_targets(scene) for scene in scenes])
+    caption = torch.stack([targets(scene.spec) for scene in scenes])
+    colored = patches[..., 0] > 0
+    patches[..., 0][colored & torch.from_numpy(gray)[:, None]] = IGNORE
+    caption[gray, : len(COLORS)] = -1  # unknown
+    batch = {"pixel_values": to_pixels(images), "patches": patches, "caption": caption}
+    if not questions:
+        return batch
+    asked = [questions_about(scenes[i], questions, rngs[i], gray[i]) for i in range(n)]
+    kept = np.stack([np.sort(rng.permutation(TOKENS)[:visible]) for rng in rngs])
+    return batch | pack(processor, asked) | {"kept": torch.from_numpy(kept)}
 
 
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
-class Learner(torch.nn.Module):
-    """The model and two linear heads on its vision encoder, which are thrown away.
+def pieces(name: str) -> list[str]:
+    """The tokens of the words of `VIEW`: letters on a sign are spelled, the rest are whole."""
+    return list(VIEW[name]) if name == "letter" else [f"▁{word}" for word in VIEW[name]]
 
-    Answers of a few bits teach a vision encoder slowly, so its patches are also asked what they show, and its class
-    token what the caption tells: nothing else would train a class token, which some pruning methods read.
+
+class Learner(torch.nn.Module):
+    """The model and what its vision encoder is asked, which is thrown away.
+
+    Answers of a few bits teach a vision encoder slowly. So each patch is asked what it shows: where the projector puts
+    it is compared with the embeddings of the words in `VIEW`. And the class token is asked what the caption tells:
+    nothing else would train a class token, which some pruning methods read.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         super().__init__()
         self.model = model
         width = model.config.vision_config.hidden_size
-        self.patch_head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, sum(PATCH_CLASSES)))
         self.caption_head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, TARGETS))
+        self.words = [processor.tokenizer.convert_tokens_to_ids(pieces(name)) for name in VIEW]
+        self.sharpness = torch.nn.Parameter(torch.full((len(VIEW),), 20.0))
+        self.nothing = torch.nn.Parameter(torch.full((len(VIEW),), 4.0))  # the logit of class 0
+
+    def matrices(self) -> list[torch.nn.Parameter]:
+        """The weights of the model that `loop.fit` trains with Muon: all matrices but embeddings."""
+        return [
+            weight
+            for module in self.model.modules()
+            if isinstance(module, torch.nn.Linear) and module is not self.model.lm_head
+            for weight in (module.weight,)
+        ]
 
     def forward(
-        self, patches: torch.Tensor, caption: torch.Tensor, labels: torch.Tensor | None = None, **inputs: torch.Tensor
+        self,
+        pixel_values: torch.Tensor,
+        patches: torch.Tensor,
+        caption: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Losses of the answers and of the vision encoder, and the share of answer tokens that are right.
 
-        Without `labels` only the vision encoder is run, and the others are 0."""
-        if labels is None:
-            states = self.model.model.vision_tower(**inputs).last_hidden_state.float()
-            answers = right = states.new_zeros(())
-        else:
-            output = self.model(**inputs, use_cache=False)
-            logits, labels = output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-            answers = F.cross_entropy(logits, labels, ignore_index=IGNORE)
-            told = labels != IGNORE
-            right = (logits[told].argmax(-1) == labels[told]).float().mean()
-            states = output.image_outputs.last_hidden_state.float()
-        shown = self.patch_head(states[:, 1:]).split(PATCH_CLASSES, -1)
-        vision = sum(
-            F.cross_entropy(part.flatten(0, 1), patches[..., i].flatten(), ignore_index=IGNORE)
-            for i, part in enumerate(shown)
+        Without `input_ids` only vision encoder and projector are run, and the others are 0."""
+        inner = self.model.model
+        states = inner.vision_tower(pixel_values=pixel_values).last_hidden_state
+        features = inner.multi_modal_projector(states[:, 1:])
+        vision = self.vision_loss(states[:, 0].float(), features.float(), patches, caption)
+        if input_ids is None:
+            return vision.new_zeros(()), vision, vision.new_zeros(())
+        left_out = TOKENS - kept.shape[1]
+        words = inner.language_model.embed_tokens(torch.cat([input_ids[:, :1], input_ids[:, 1 + TOKENS :]], 1))
+        seen = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1])).to(words.dtype)
+        hidden = inner.language_model(
+            inputs_embeds=torch.cat([words[:, :1], seen, words[:, 1:]], 1),
+            position_ids=torch.cat([position_ids[:, :1], 1 + kept, position_ids[:, 1 + TOKENS :]], 1),
+            attention_mask=attention_mask[..., left_out:, left_out:],
+            use_cache=False,
+        ).last_hidden_state
+        labels = labels[:, 1 + left_out :]
+        told = labels != IGNORE
+        logits, labels = self.model.lm_head(hidden[:, :-1][told]).float(), labels[told]
+        return F.cross_entropy(logits, labels), vision, (logits.argmax(-1) == labels).float().mean()
+
+    def vision_loss(
+        self, pooled: torch.Tensor, features: torch.Tensor, patches: torch.Tensor, caption: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross entropies of `features` ``(n, patches, width)`` and of the class tokens `pooled` ``(n, width)``."""
+        embeddings = self.model.get_input_embeddings().weight
+        features = F.normalize(features, dim=-1)
+        loss = F.binary_cross_entropy_with_logits(
+            self.caption_head(pooled), caption.clamp(min=0), weight=(caption >= 0).float()
         )
-        known = (caption >= 0).float()
-        vision = vision + F.binary_cross_entropy_with_logits(
-            self.caption_head(states[:, 0]), caption.clamp(min=0), weight=known
-        )
-        return answers, vision, right
+        for i, ids in enumerate(self.words):
+            logits = self.sharpness[i] * features @ F.normalize(embeddings[ids], dim=-1).T
+            logits = torch.cat([self.nothing[i].expand(*logits.shape[:2], 1), logits], -1).flatten(0, 1)
+            weight = torch.ones(logits.shape[-1], device=logits.device)
+            weight[0] = NONE_WEIGHT
+            loss = loss + F.cross_entropy(logits, patches[..., i].flatten(), weight, ignore_index=IGNORE)
+        return loss
 
 
 def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -212,22 +256,27 @@ def main(argv: list[str] | None = None) -> None:
         "--vision-steps", type=int, default=2000, help="first, on the vision encoder alone; 0 with --init"
     )
     parser.add_argument("--test-questions", type=int, default=1200, help="held-out questions that the report is on")
+    parser.add_argument("--compile", action="store_true", help="compile the layers: an eighth faster on a CPU")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     model, processor = lvlm.load(args.init) if args.init else (None, build_processor())
     model = model or build(processor)
+    learner = Learner(model, processor)
+    if args.compile:
+        for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
+            layer.compile(dynamic=True)
     start = args.seed << 40
-    report = loop.fit(
-        args,
-        Learner(model),
-        lambda step: batch_of(
+
+    def make_batch(step: int) -> dict[str, torch.Tensor]:
+        return batch_of(
             processor,
             start + step * args.batch_size,
             args.batch_size,
             questions=QUESTIONS if step >= args.vision_steps else 0,
-        ),
-        loss_of,
-    )
+            visible=TOKENS if step % WHOLE_EVERY == 0 else VISIBLE,
+        )
+
+    report = loop.fit(args, learner, make_batch, loss_of, matrices=learner.matrices())
     report["questions"] = max(0, report["steps"] - args.vision_steps) * args.batch_size * QUESTIONS
     report["exact_match"] = exact_match(model, processor, args.test_questions)
     model.save_pretrained(args.out / "lvlm")
