@@ -39,6 +39,7 @@ from .pruning_shapes import SHAPES, build, inputs
 BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
 ROWS = 8  # prompts in a batch whose costs are counted
 IMAGES = 2  # in each of them: 512 visual tokens in the embedded model
+RENUMBERED = ("transprune", "fastv")  # methods whose answers are also counted with contiguous positions
 NEW_TOKENS = 16  # over which decoding is timed
 
 
@@ -155,6 +156,10 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
             **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
             "kv_bytes_ratio": round(pruned_cache / cache, 4),
         }
+        if name in RENUMBERED:
+            with prune(model, **method, positions="renumbered"):
+                given = np.array(lvlm.answer(model, processor, images, texts))
+            presets[name][budget]["renumbered"] = compare(given == wanted, whole)
     return {
         "model": str(folder),
         "questions": questions,

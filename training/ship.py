@@ -24,8 +24,11 @@ ABOUT = {
     "text": "Text rendering: do the drawn letters spell the quoted word? A head on the features of latent CLIP.",
     "counting": "Counting: are there as many as the prompt says? A head on the features of latent CLIP.",
     "lvlm": "The embedded vision-language model: a `LlavaForConditionalGeneration` with its processor, 256 visual "
-    "tokens a picture, that answers questions about tinyworld. While it was trained, linear heads on its vision "
-    "encoder, since thrown away, asked each patch what it shows and the class token what the caption tells.",
+    "tokens a picture, that answers questions about tinyworld. In training each patch, as the projector puts it, was "
+    "compared with the embeddings of the words for what it shows (colour, shape, how many of its kind, on which side "
+    "of the other kind, letter), and so was each noun of a question, half way through the decoder, for what it refers "
+    "to; in three of four steps the decoder saw a random 96 of the 256 visual tokens, so it is more used to missing "
+    "tokens than models of the field are.",
     "features": "Pixel classifier whose features the Fréchet distance is measured on; no part of guidance.",
 }
 DATA = (

@@ -29,19 +29,20 @@ from tinyworld.scenes import SIZE, Scene, make_scene
 
 from . import loop
 from .data import to_pixels
-from .patches import IGNORE, VIEW, patch_targets
+from .lessons import IGNORE, VIEW, Lens, patch_targets, word_targets
 from .processor import PATCH, build_processor
 
 QUESTIONS = 12  # for each image
 TOKENS = (SIZE // PATCH) ** 2  # of an image
 VISIBLE = 96  # of them, at random, are what the decoder sees, but for each step in WHOLE_EVERY
 WHOLE_EVERY = 4
+# Where there are two kinds of object, a question has to be read before it can be answered.
+CATEGORY_SHARES = {"binding": 0.1, "count": 0.2, "two_kind": 0.25, "relation": 0.25, "text": 0.2}
 KIND_WEIGHTS = {"relation": 3.0, "text": 4.0, "yes_no": 2.0}  # 1 for the others: fewer scenes, or more to learn
-NONE_WEIGHT = 0.3  # of patches that show nothing, which are most
 # Some pictures are shown without colours and not asked about them, so that shapes are learned apart from colours:
 # combinations of the two that are held out would look like neither.
 GRAY, LUMA = 0.25, np.array([0.299, 0.587, 0.114], np.float32)
-VISION_WEIGHT = 0.3  # of the losses on the vision encoder alone
+LESSON_WEIGHT = 0.3  # of the losses beside that of the answers
 VISION = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT = {
     "hidden_size": 160,
@@ -78,18 +79,22 @@ def build(processor: LlavaProcessor, vision: dict = VISION, text: dict = TEXT) -
 # ----------------------------------------------------------------------------------------------------------- batches
 
 
-def pack(processor: LlavaProcessor, asked: Sequence[Sequence[Question]]) -> dict[str, torch.Tensor]:
-    """Questions about n images, and their answers, as n sequences of the same length.
+def pack(
+    processor: LlavaProcessor, scenes: Sequence[Scene], asked: Sequence[Sequence[Question]]
+) -> dict[str, torch.Tensor]:
+    """Questions about n scenes, and their answers, as n sequences of the same length.
 
     Returns:
         ``input_ids``, ``position_ids`` and ``labels`` ``(n, length)``, the last `IGNORE` but at answers and what ends
-        them; ``attention_mask`` ``(n, 1, length, length)`` bool, who attends to whom.
+        them; ``words`` ``(n, length, len(VIEW))``, what nouns refer to; ``attention_mask`` ``(n, 1, length, length)``
+        bool, who attends to whom.
     """
     tokenizer = processor.tokenizer
     prefix = [tokenizer.bos_token_id] + [processor.image_token_id] * TOKENS
-    rows = []
-    for questions in asked:
+    rows, words = [], []
+    for scene, questions in zip(scenes, asked, strict=True):
         ids, labels = list(prefix), [IGNORE] * len(prefix)
+        referred = [torch.full((len(prefix), len(VIEW)), IGNORE)]
         positions, segments = list(range(len(prefix))), [0] * len(prefix)
         for number, question in enumerate(questions, 1):
             text, reply = tokenizer([question.text, question.answer], add_special_tokens=False).input_ids
@@ -98,6 +103,9 @@ def pack(processor: LlavaProcessor, asked: Sequence[Sequence[Question]]) -> dict
             labels += [IGNORE] * len(text) + reply
             positions += range(len(prefix), len(prefix) + len(text) + len(reply))
             segments += [number] * (len(text) + len(reply))
+            referred += [word_targets(scene, tokenizer.convert_ids_to_tokens(text))]
+            referred += [torch.full((len(reply), len(VIEW)), IGNORE)]
+        words.append(torch.cat(referred))
         rows.append((ids, positions, labels, segments))
     length = max(len(row[0]) for row in rows)
     fill = (tokenizer.pad_token_id, 0, IGNORE, -1)
@@ -106,7 +114,10 @@ def pack(processor: LlavaProcessor, asked: Sequence[Sequence[Question]]) -> dict
     )
     key, query = segments[:, None, :], segments[:, :, None]
     mask = ((key == 0) | (key == query) & (key > 0)) & torch.ones(length, length, dtype=torch.bool).tril()
-    return {"input_ids": ids, "position_ids": positions, "labels": labels, "attention_mask": mask[:, None]}
+    words = torch.nn.utils.rnn.pad_sequence(words, batch_first=True, padding_value=IGNORE)
+    return {"input_ids": ids, "position_ids": positions, "labels": labels, "words": words} | {
+        "attention_mask": mask[:, None]
+    }
 
 
 def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool = False) -> list[Question]:
@@ -126,38 +137,36 @@ def batch_of(
 ) -> dict[str, torch.Tensor]:
     """Scenes `first` … `first + n - 1` of the train split with `questions` questions each, as `Learner` takes them;
     the decoder sees `visible` random visual tokens of each, ``kept (n, visible)``."""
-    scenes = [make_scene(seed) for seed in range(first, first + n)]
     rngs = [np.random.default_rng((seed, 31)) for seed in range(first, first + n)]
+    categories = [str(rng.choice(list(CATEGORY_SHARES), p=list(CATEGORY_SHARES.values()))) for rng in rngs]
+    scenes = [make_scene(first + i, category=category) for i, category in enumerate(categories)]
     gray = np.array([rng.random() < GRAY for rng in rngs])
     images = np.stack([scene.image for scene in scenes])
     images[gray] = (images[gray] @ LUMA)[..., None].round().astype(np.uint8)
     patches = torch.stack([patch_targets(scene) for scene in scenes])
     caption = torch.stack([targets(scene.spec) for scene in scenes])
-    colored = patches[..., 0] > 0
-    patches[..., 0][colored & torch.from_numpy(gray)[:, None]] = IGNORE
     caption[gray, : len(COLORS)] = -1  # unknown
     batch = {"pixel_values": to_pixels(images), "patches": patches, "caption": caption}
-    if not questions:
-        return batch
-    asked = [questions_about(scenes[i], questions, rngs[i], gray[i]) for i in range(n)]
-    kept = np.stack([np.sort(rng.permutation(TOKENS)[:visible]) for rng in rngs])
-    return batch | pack(processor, asked) | {"kept": torch.from_numpy(kept)}
+    if questions:
+        asked = [questions_about(scenes[i], questions, rngs[i], gray[i]) for i in range(n)]
+        kept = np.stack([np.sort(rng.permutation(TOKENS)[:visible]) for rng in rngs])
+        batch |= pack(processor, scenes, asked) | {"kept": torch.from_numpy(kept)}
+    for name in {"patches", "words"} & set(batch):
+        color = batch[name][gray, :, 0]
+        batch[name][gray, :, 0] = torch.where(color > 0, IGNORE, color)
+    return batch
 
 
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
-def pieces(name: str) -> list[str]:
-    """The tokens of the words of `VIEW`: letters on a sign are spelled, the rest are whole."""
-    return list(VIEW[name]) if name == "letter" else [f"▁{word}" for word in VIEW[name]]
-
-
 class Learner(torch.nn.Module):
-    """The model and what its vision encoder is asked, which is thrown away.
+    """The model and what it is asked beside the questions, which is thrown away.
 
-    Answers of a few bits teach a vision encoder slowly. So each patch is asked what it shows: where the projector puts
-    it is compared with the embeddings of the words in `VIEW`. And the class token is asked what the caption tells:
-    nothing else would train a class token, which some pruning methods read.
+    Answers of a few bits teach slowly. So each patch is asked what it shows: where the projector puts it is compared
+    with the embeddings of the words in `VIEW`. Each noun of a question is asked, half way through the decoder, what it
+    refers to: without this, looking up what the question names is not learned in hours. And the class token is asked
+    what the caption tells: nothing else would train a class token, which some pruning methods read.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
@@ -165,9 +174,7 @@ class Learner(torch.nn.Module):
         self.model = model
         width = model.config.vision_config.hidden_size
         self.caption_head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, TARGETS))
-        self.words = [processor.tokenizer.convert_tokens_to_ids(pieces(name)) for name in VIEW]
-        self.sharpness = torch.nn.Parameter(torch.full((len(VIEW),), 20.0))
-        self.nothing = torch.nn.Parameter(torch.full((len(VIEW),), 4.0))  # the logit of class 0
+        self.patch_lens, self.word_lens = Lens(processor.tokenizer), Lens(processor.tokenizer)
 
     def matrices(self) -> list[torch.nn.Parameter]:
         """The weights of the model that `loop.fit` trains with Muon: all matrices but embeddings."""
@@ -187,54 +194,48 @@ class Learner(torch.nn.Module):
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        words: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses of the answers and of the vision encoder, and the share of answer tokens that are right.
-
-        Without `input_ids` only vision encoder and projector are run, and the others are 0."""
+    ) -> dict[str, torch.Tensor]:
+        """Losses of the answers, of what nouns refer to and of the vision encoder, and the share of answer tokens that
+        are right. Without `input_ids` only vision encoder and projector are run, and the others are left out."""
         inner = self.model.model
+        embeddings = self.model.get_input_embeddings().weight
         states = inner.vision_tower(pixel_values=pixel_values).last_hidden_state
         features = inner.multi_modal_projector(states[:, 1:])
-        vision = self.vision_loss(states[:, 0].float(), features.float(), patches, caption)
-        if input_ids is None:
-            return vision.new_zeros(()), vision, vision.new_zeros(())
-        left_out = TOKENS - kept.shape[1]
-        words = inner.language_model.embed_tokens(torch.cat([input_ids[:, :1], input_ids[:, 1 + TOKENS :]], 1))
-        seen = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1])).to(words.dtype)
-        hidden = inner.language_model(
-            inputs_embeds=torch.cat([words[:, :1], seen, words[:, 1:]], 1),
-            position_ids=torch.cat([position_ids[:, :1], 1 + kept, position_ids[:, 1 + TOKENS :]], 1),
-            attention_mask=attention_mask[..., left_out:, left_out:],
-            use_cache=False,
-        ).last_hidden_state
-        labels = labels[:, 1 + left_out :]
-        told = labels != IGNORE
-        logits, labels = self.model.lm_head(hidden[:, :-1][told]).float(), labels[told]
-        return F.cross_entropy(logits, labels), vision, (logits.argmax(-1) == labels).float().mean()
-
-    def vision_loss(
-        self, pooled: torch.Tensor, features: torch.Tensor, patches: torch.Tensor, caption: torch.Tensor
-    ) -> torch.Tensor:
-        """Cross entropies of `features` ``(n, patches, width)`` and of the class tokens `pooled` ``(n, width)``."""
-        embeddings = self.model.get_input_embeddings().weight
-        features = F.normalize(features, dim=-1)
-        loss = F.binary_cross_entropy_with_logits(
-            self.caption_head(pooled), caption.clamp(min=0), weight=(caption >= 0).float()
+        told = F.binary_cross_entropy_with_logits(
+            self.caption_head(states[:, 0].float()), caption.clamp(min=0), weight=(caption >= 0).float()
         )
-        for i, ids in enumerate(self.words):
-            logits = self.sharpness[i] * features @ F.normalize(embeddings[ids], dim=-1).T
-            logits = torch.cat([self.nothing[i].expand(*logits.shape[:2], 1), logits], -1).flatten(0, 1)
-            weight = torch.ones(logits.shape[-1], device=logits.device)
-            weight[0] = NONE_WEIGHT
-            loss = loss + F.cross_entropy(logits, patches[..., i].flatten(), weight, ignore_index=IGNORE)
-        return loss
+        vision = told + self.patch_lens(features.flatten(0, 1), embeddings, patches.flatten(0, 1))
+        if input_ids is None:
+            return {"vision": vision}
+        left_out = TOKENS - kept.shape[1]
+        decoder, spoken = inner.language_model, slice(1 + TOKENS, None)
+        text = F.embedding(torch.cat([input_ids[:, :1], input_ids[:, spoken]], 1), embeddings)
+        seen = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1])).to(text.dtype)
+        hidden = torch.cat([text[:, :1], seen, text[:, 1:]], 1)
+        position_ids = torch.cat([position_ids[:, :1], 1 + kept, position_ids[:, spoken]], 1)
+        rotary, mask = decoder.rotary_emb(hidden, position_ids), attention_mask[..., left_out:, left_out:]
+        for depth, layer in enumerate(decoder.layers, 1):
+            hidden = layer(hidden, attention_mask=mask, position_ids=position_ids, position_embeddings=rotary)
+            if depth == len(decoder.layers) // 2:
+                words, half_way = words[:, spoken].flatten(0, 1), hidden[:, 1 + TOKENS - left_out :].flatten(0, 1)
+                nouns = (words != IGNORE).any(-1)
+                referred = self.word_lens(half_way[nouns], embeddings, words[nouns])
+        labels = labels[:, spoken.start :]
+        answers = labels != IGNORE
+        logits = self.model.lm_head(decoder.norm(hidden[:, spoken.start - left_out - 1 : -1][answers])).float()
+        labels = labels[answers]
+        right = (logits.argmax(-1) == labels).float().mean()
+        return {"answer": F.cross_entropy(logits, labels), "words": referred, "vision": vision, "accuracy": right}
 
 
 def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Cross entropy of the answer tokens, and `VISION_WEIGHT` times that of what the vision encoder shows."""
+    """Cross entropy of the answer tokens, and `LESSON_WEIGHT` times that of what is taught beside them."""
     device = next(model.parameters()).device
-    answers, vision, right = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-    return answers + VISION_WEIGHT * vision, {"answer": answers.detach(), "vision": vision.detach(), "accuracy": right}
+    found = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+    loss = LESSON_WEIGHT * (found["vision"] + found.get("words", 0.0)) + found.get("answer", 0.0)
+    return loss, {name: value.detach() for name, value in found.items()}
 
 
 def exact_match(model: LlavaForConditionalGeneration, processor: LlavaProcessor, n: int, seed: int = 0) -> dict:

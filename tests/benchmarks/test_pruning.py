@@ -38,6 +38,8 @@ def test_report(lvlm_weights, monkeypatch, capsys):
                 assert set(about["exact_match_difference"]) == {"mean", "low", "high"}
                 assert {"exact_match", "exact_match_ratio", "exact_match_ratio_interval"} <= set(about)
         all_, few = budgets["100"], budgets["22"]
+        assert ("renumbered" in few) == (name == "transprune")
+        assert name != "transprune" or all_["renumbered"]["exact_match_ratio"] == 1
         assert all_["exact_match_ratio"] == all_["kv_bytes_ratio"] == all_["same_answer"] == 1
         assert all_["prefill_flops_ratio"] == 1 or name == "visionzip"  # which reads the encoder all the same
         assert few["prefill_flops_ratio"] < all_["prefill_flops_ratio"] and few["kv_bytes_ratio"] < 1

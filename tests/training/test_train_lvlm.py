@@ -10,11 +10,11 @@ from small_lvlm import small
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from tinyworld import lvlm
+from tinyworld.captions import COLORS
 from tinyworld.questions import KINDS, WORDS, ask, quiz
 from tinyworld.scenes import make_scene
 from training import train_lvlm
 from training.data import to_pixels
-from training.patches import VIEW
 from training.processor import build_processor
 
 
@@ -69,16 +69,17 @@ def test_packed_questions_cost_what_they_cost_alone(processor):
     asked = [[ask(scene, rng) for _ in range(3 + i)] for i, scene in enumerate(scenes)]
     pixels = to_pixels(np.stack([scene.image for scene in scenes]))
 
-    def losses(questions, pixels):
-        batch = train_lvlm.pack(processor, questions)
+    def losses(scenes, questions, pixels):
+        batch = train_lvlm.pack(processor, scenes, questions)
         labels = batch.pop("labels")[:, 1:]
+        assert batch.pop("words").shape[:2] == batch["input_ids"].shape
         with torch.no_grad():
             logits = model(**batch, pixel_values=pixels, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return [row[told] for row, told in zip(loss.view(labels.shape), labels != -100, strict=True)]
 
-    for row, together in enumerate(losses(asked, pixels)):
-        alone = [losses([[question]], pixels[row : row + 1])[0] for question in asked[row]]
+    for row, together in enumerate(losses(scenes, asked, pixels)):
+        alone = [losses(scenes[row : row + 1], [[question]], pixels[row : row + 1])[0] for question in asked[row]]
         assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
@@ -86,7 +87,7 @@ def test_a_packed_question_is_answered_as_it_is_asked(processor):
     """The tokens of training, image and all, are those that the processor makes of a prompt."""
     scene = make_scene(0)
     question = ask(scene, np.random.default_rng(0))
-    packed = train_lvlm.pack(processor, [[question]])
+    packed = train_lvlm.pack(processor, [scene], [[question]])
     prompt = lvlm.encode(processor, [Image.fromarray(scene.image)], [question.text])["input_ids"][0].tolist()
     told = packed["labels"][0] != -100
     assert packed["input_ids"][0, ~told].tolist() == prompt
@@ -101,7 +102,7 @@ def test_what_the_decoder_is_not_shown_is_as_if_it_were_not_there(processor):
     for visible in (256, 40):
         batch = train_lvlm.batch_of(processor, 0, 2, 3, visible)
         with torch.no_grad():
-            answers, _, right = learner(**batch)
+            found = learner(**batch)
         mask = batch["attention_mask"].clone()
         hidden = torch.ones(2, 256, dtype=torch.bool).scatter(1, batch["kept"], False)
         assert hidden.sum() == 2 * (256 - visible)
@@ -110,9 +111,9 @@ def test_what_the_decoder_is_not_shown_is_as_if_it_were_not_there(processor):
         with torch.no_grad():
             logits = learner.model(**inputs, attention_mask=mask, use_cache=False).logits[:, :-1].flatten(0, 1)
         labels = batch["labels"][:, 1:].flatten()
-        assert torch.allclose(answers, torch.nn.functional.cross_entropy(logits, labels), atol=1e-5)
+        assert torch.allclose(found["answer"], torch.nn.functional.cross_entropy(logits, labels), atol=1e-5)
         told = labels != train_lvlm.IGNORE
-        assert right == (logits.argmax(-1) == labels)[told].float().mean()
+        assert found["accuracy"] == (logits.argmax(-1) == labels)[told].float().mean()
 
 
 def test_the_vision_encoder_learns_alone_first(processor):
@@ -126,27 +127,27 @@ def test_the_vision_encoder_learns_alone_first(processor):
         assert taught == parts  # of the language model at first only the embeddings
         layers = [p.grad is not None for p in learner.model.model.language_model.layers.parameters()]
         assert all(layers) if questions else not any(layers)
-        assert (metrics["answer"] > 0) == bool(questions)
+        assert set(metrics) == ({"answer", "words", "vision", "accuracy"} if questions else {"vision"})
 
 
-def test_patches_are_compared_with_words(processor):
+def test_nouns_are_asked_half_way_through_the_decoder(processor):
     learner = train_lvlm.Learner(small(processor), processor)
-    words = [processor.tokenizer.convert_ids_to_tokens(ids) for ids in learner.words]
-    assert [[word.removeprefix("▁") for word in slot] for slot in words] == [list(names) for names in VIEW.values()]
-    assert processor.tokenizer.unk_token_id not in {i for ids in learner.words for i in ids}
-    batch = train_lvlm.batch_of(processor, 0, 2, 0)
-    embeddings = learner.model.get_input_embeddings().weight.detach()
-    shown = torch.zeros(2, 256, embeddings.shape[1])
-    for i, ids in enumerate(learner.words):  # each patch is the sum of the words that it should be
-        target = batch["patches"][..., i]
-        shown += torch.cat([torch.zeros(1, embeddings.shape[1]), embeddings[ids]])[target.clamp(min=0)]
-    pooled = torch.zeros(2, learner.model.config.vision_config.hidden_size)
-    with torch.no_grad():
-        told, not_told = (
-            learner.vision_loss(pooled, features, batch["patches"], batch["caption"])
-            for features in (shown + 1e-6, shown.roll(1, 0) + 1e-6)
-        )
-    assert told < not_told
+    learner(**train_lvlm.batch_of(processor, 0, 2, 3))["words"].backward()
+    taught = [
+        any(p.grad is not None for p in layer.parameters()) for layer in learner.model.model.language_model.layers
+    ]
+    assert taught == [True] * 4 + [False] * 4
+
+
+def test_pictures_without_colours_teach_none(processor, monkeypatch):
+    monkeypatch.setattr(train_lvlm, "GRAY", 1.0)
+    batch = train_lvlm.batch_of(processor, 0, 8, 6)
+    pixels = batch["pixel_values"]
+    assert torch.equal(pixels[:, 0], pixels[:, 1]) and torch.equal(pixels[:, 0], pixels[:, 2])
+    for name in ("patches", "words"):
+        assert (batch[name][..., 0] <= 0).all() and (batch[name][..., 1] > 0).any()
+    assert (batch["caption"][:, : len(COLORS)] == -1).all()
+    assert not set(COLORS) & set(processor.tokenizer.decode(batch["input_ids"][:, 257:].flatten()).split())
 
 
 def test_all_matrices_but_embeddings_are_trained_by_muon(processor):
