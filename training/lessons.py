@@ -14,7 +14,6 @@ from tinyworld.scenes import SIZE, Scene, _glyph
 from .processor import PATCH
 
 IGNORE = -100
-NONE_WEIGHT = 0.3  # of what is none of the words, which most patches are
 # What can be said of a patch or a noun. Class 0 of each is none of these words.
 VIEW = {
     "color": COLORS,
@@ -130,10 +129,15 @@ def _told(scene: Scene, color: str, shape: str) -> dict[str, int]:
 
 
 class Lens(nn.Module):
-    """Compares states with the embeddings of the words of `VIEW`."""
+    """Compares states with the embeddings of the words of `VIEW`.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        none_weight: of a state that is none of the words.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, none_weight: float = 1.0) -> None:
         super().__init__()
+        self.none_weight = none_weight
         self.words = [  # letters on a sign are spelled, the rest are whole
             tokenizer.convert_tokens_to_ids([w if name == "letter" else f"▁{w}" for w in words])
             for name, words in VIEW.items()
@@ -149,7 +153,7 @@ class Lens(nn.Module):
             logits = self.sharpness[i] * states @ F.normalize(embeddings[ids].float(), dim=-1).T
             logits = torch.cat([self.nothing[i].expand(len(states), 1), logits], -1)
             weight = torch.ones(logits.shape[-1], device=logits.device)
-            weight[0] = NONE_WEIGHT
+            weight[0] = self.none_weight
             each = F.cross_entropy(logits, wanted[:, i], weight, ignore_index=IGNORE, reduction="sum")
             known = wanted[:, i] != IGNORE
             loss = loss + each / weight[wanted[known, i]].sum().clamp(min=1)

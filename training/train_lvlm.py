@@ -174,7 +174,8 @@ class Learner(torch.nn.Module):
         self.model = model
         width = model.config.vision_config.hidden_size
         self.caption_head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, TARGETS))
-        self.patch_lens, self.word_lens = Lens(processor.tokenizer), Lens(processor.tokenizer)
+        self.patch_lens = Lens(processor.tokenizer, none_weight=0.3)  # most patches show nothing
+        self.word_lens = Lens(processor.tokenizer)
 
     def matrices(self) -> list[torch.nn.Parameter]:
         """The weights of the model that `loop.fit` trains with Muon: all matrices but embeddings."""
