@@ -1,10 +1,10 @@
-"""Pictures of what `benchmarks.quality` wrote, for docs/results.md.
+"""Pictures of what `benchmarks.quality` or `benchmarks.pruning` wrote, for the docs.
 
     python -m benchmarks.plots results.json --out docs
 
-Writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
+Of quality it writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
 ``reliability.png``, how well each evaluator ranks at each noise level; ``front.png``, accuracy against passes of the
-denoiser.
+denoiser. Of pruning ``pruning.png``, right answers against FLOPs.
 """
 
 import argparse
@@ -67,20 +67,37 @@ def front(report: dict[str, Any]) -> Figure:
     return figure
 
 
+def pruning(report: dict[str, Any]) -> Figure:
+    """Right answers against the FLOPs of reading the prompt, a line for each method over its budgets."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, budgets) in enumerate(report["presets"].items()):
+        points = sorted((row["prefill_flops_ratio"], row["exact_match"]) for row in budgets.values())
+        axes.plot(*zip(*points, strict=True), marker="osD^vP*X<>"[i % 10], color=f"C{i % 10}", label=name)
+    axes.axhline(report["whole"]["exact_match"], color="grey", linestyle=":")
+    axes.set(xlabel="FLOPs of the prompt, of those without pruning", ylabel="right answers", xlim=(None, 1.02))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 PLOTS = {"scales": scales, "reliability": reliability, "front": front}
+PRUNING_PLOTS = {"pruning": pruning}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="what `python -m benchmarks.quality --json` printed")
+    parser.add_argument("results", type=Path, help="what `benchmarks.quality` or `benchmarks.pruning` printed")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
     args = parser.parse_args(argv)
     try:
         report = json.loads(args.results.read_text(encoding="utf-8"))
-        figures = {name: plot(report) for name, plot in PLOTS.items()}
+        figures = {name: plot(report) for name, plot in (PRUNING_PLOTS if "presets" in report else PLOTS).items()}
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"error: `results` {str(args.results)!r} is no report of benchmarks.quality: {error!r}", file=sys.stderr)
+        print(
+            f"error: `results` {str(args.results)!r} is no report of benchmarks.quality or .pruning: {error!r}",
+            file=sys.stderr,
+        )
         return 2
     for name, figure in figures.items():
         figure.savefig(args.out / f"{name}.png", dpi=120)

@@ -58,11 +58,32 @@ def test_front():
     assert axes.lines[0].get_xydata().tolist() == [[30.0, 0.48], [40.0, 0.5]], "dominated methods are not on it"
 
 
-def test_command_line(tmp_path, capsys):
+PRUNING = {
+    "whole": {"exact_match": 0.9},
+    "presets": {
+        "fastv": {
+            "100": {"prefill_flops_ratio": 1.0, "exact_match": 0.9},
+            "11": {"prefill_flops_ratio": 0.47, "exact_match": 0.8},
+        },
+        "random": {"50": {"prefill_flops_ratio": 0.54, "exact_match": 0.7}},
+    },
+}
+
+
+def test_pruning():
+    (axes,) = plots.pruning(PRUNING).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["fastv"] == [[0.47, 0.8], [1.0, 0.9]] and lines["random"] == [[0.54, 0.7]]
+    assert axes.lines[-1].get_ydata()[0] == 0.9  # without pruning
+
+
+@pytest.mark.parametrize(("report", "names"), [(REPORT, plots.PLOTS), (PRUNING, plots.PRUNING_PLOTS)])
+def test_command_line(report, names, tmp_path, capsys):
     results = tmp_path / "results.json"
-    results.write_text(json.dumps(REPORT))
+    results.write_text(json.dumps(report))
     assert plots.main([str(results), "--out", str(tmp_path / "out")]) == 0
-    for name in plots.PLOTS:
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == set(names)
+    for name in names:
         assert len(Image.open(tmp_path / "out" / f"{name}.png").convert("L").getcolors()) > 20
 
 
