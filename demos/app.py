@@ -72,18 +72,15 @@ def load_host(args: argparse.Namespace) -> Any:
 
 
 def load_reader(args: argparse.Namespace) -> Any:
-    """The vision-language model, `None` where none is given and the embedded one is not there."""
+    """The vision-language model of the Ask tab."""
     from tinyworld import lvlm
 
     from .ask_page import Reader
 
-    path = args.lvlm or tinyworld.WEIGHTS / "lvlm"
-    if not (path / "config.json").is_file():
-        return None
     try:
-        model, processor = lvlm.load(path)
+        model, processor = lvlm.load(args.lvlm)
     except Exception as error:  # a broken file raises whatever its reader does
-        args.error(f"argument --lvlm: {str(path)!r} cannot be loaded: {error}")
+        args.error(f"argument --lvlm: {str(args.lvlm or 'the embedded model')!r} cannot be loaded: {error}")
     longest = {} if args.lvlm else {"max_new_tokens": lvlm.MAX_NEW_TOKENS}
     return Reader(model.to(args.device), processor, **longest)
 

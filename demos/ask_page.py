@@ -23,12 +23,6 @@ from .looks import Card, cards, status
 MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 METHODS = tuple(name for name in TOKEN_PRESETS if name != "zero-tprune")  # that one is for encoders alone
-ABSENT = (
-    "### Still learning\n"
-    "The embedded vision-language model is not trained yet, so there is nobody here to ask. "
-    "Give the app a model of yours and this tab comes to life: `python -m demos.app --lvlm FOLDER` takes LLaVA, "
-    "LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 and SmolVLM."
-)
 
 
 @dataclass(frozen=True)
@@ -118,11 +112,8 @@ def scene(seed: int | None = None) -> np.ndarray:
     return make_scene(int(np.random.default_rng().integers(2**31)) if seed is None else seed).image
 
 
-def tab(reader: Reader | None) -> None:
-    """Builds the tab inside the `gr.Blocks` in force; without a `reader` it says why there is none."""
-    if reader is None:
-        gr.Markdown(ABSENT, elem_id="absent")
-        return
+def tab(reader: Reader) -> None:
+    """Builds the tab inside the `gr.Blocks` in force."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             gr.Markdown("**Picture**", elem_classes="heading")

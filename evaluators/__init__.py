@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, score
 from .clip import LatentCLIP
-from .combine import combine
+from .combine import by_share, by_spread, combine
 from .counting import LatentCounting
 from .discriminator import LatentDiscriminator
 from .head import CLIPHead
@@ -19,7 +19,7 @@ from .token_graph import WeightedPageRank
 from .token_raters import RaterAttention
 from .token_similarity import InstructionSimilarity
 from .token_transition import TokenTransition
-from .tokens import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator, combine_tokens
+from .tokens import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
 
 EVALUATORS = {
     "clip": LatentCLIP,
@@ -103,8 +103,9 @@ __all__ = [
     "WeightedPageRank",
     "as_evaluator",
     "as_token_evaluator",
+    "by_share",
+    "by_spread",
     "combine",
-    "combine_tokens",
     "load_evaluator",
     "load_evaluators",
     "score",

@@ -4,6 +4,8 @@ import torch
 
 from .tokens import TokenContext, TokenEvaluator
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 class RandomTokens(TokenEvaluator):
     """A pseudo-random number of a token's place among its row's visual tokens: the same whatever the batch, its
@@ -26,12 +28,18 @@ class RandomTokens(TokenEvaluator):
 
 
 class UniformTokens(TokenEvaluator):
-    """1 for `TokenContext.keep` tokens evenly spaced in raster order, 0 for the others."""
+    """1 for one token in each of `TokenContext.keep` equal stretches of raster order, 0 for the others.
+
+    The place in the stretch moves on by the golden ratio, or stretches that divide a picture's width would keep whole
+    columns and nothing between them.
+    """
 
     name = "uniform"
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        index = torch.arange(candidates.shape[1], device=candidates.device)
-        keep, count = context.keep[:, None], context.valid.sum(1, keepdim=True).clamp(min=1)
-        picked = (index + 1) * keep // count > index * keep // count
-        return (picked & context.valid).float()
+        keep, count = context.keep[:, None], context.valid.sum(1, keepdim=True)
+        stretch = torch.arange(int(context.keep.max()), device=candidates.device)
+        begin, end = (torch.minimum(n * count // keep.clamp(min=1), count) for n in (stretch, stretch + 1))
+        picked = begin + (stretch * GOLDEN % 1 * (end - begin)).long()
+        scores = torch.zeros(context.valid.shape, device=candidates.device)
+        return scores.scatter_add(1, picked.clamp(max=scores.shape[1] - 1), (stretch < keep).float())

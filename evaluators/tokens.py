@@ -122,27 +122,3 @@ def as_token_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
     if evaluator.space != "tokens":
         raise ValueError(f"`space` of evaluator {evaluator.name!r} must be 'tokens', got {evaluator.space!r}.")
     return evaluator
-
-
-def combine_tokens(
-    scores: Mapping[str, torch.Tensor], valid: torch.Tensor, weights: Mapping[str, float]
-) -> torch.Tensor:
-    """Brings every evaluator's scores to sum 1 over a row's tokens, weights and adds them.
-
-    As TransPrune does with its two (arXiv 2507.20630). Scores below zero are first lifted so that the row's
-    least is zero. A row whose scores are all zero stays zero: that evaluator has no say there.
-
-    Args:
-        scores: name to ``(batch, tokens)``.
-        valid: ``(batch, tokens)``.
-        weights: factor of each evaluator, 1 where absent.
-
-    Returns:
-        ``(batch, tokens)``, zero where not valid.
-    """
-    total = torch.zeros(valid.shape, device=valid.device)
-    for name, values in scores.items():
-        values = values.masked_fill(~valid, 0.0)
-        values = (values - values.amin(1, keepdim=True).clamp(max=0)).masked_fill(~valid, 0.0)
-        total = total + weights.get(name, 1.0) * values / values.sum(1, keepdim=True).clamp(min=1e-12)
-    return total

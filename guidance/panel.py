@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from evaluators.base import Context, Evaluator, as_evaluator, score
-from evaluators.combine import combine
+from evaluators.combine import by_spread, combine
 
 
 class Panel:
@@ -87,5 +87,5 @@ class Panel:
                 spaces[space] = candidates(space)
             levels[name] = noise_level(space)
             scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
-        total, weights = combine(scores, self.evaluators, self.weights, levels)
+        total, weights = combine(scores, self.weights, by_spread(self.evaluators, levels))
         return total, {"scores": scores, "noise_levels": levels, "weights": weights, "total": total}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from evaluators.base import Evaluator
-from evaluators.combine import combine
+from evaluators.combine import by_spread, combine
 
 from .panel import Panel
 from .schedules import check_window
@@ -104,7 +104,7 @@ class GreedySearch(Panel):
             lambda space: step.candidates(proposed, space), step.noise_level, step.prompt, step.timestep
         )
         scores = {name: torch.cat([record["scores"][name], further["scores"][name]], 1) for name in record["scores"]}
-        total, _ = combine(scores, self.evaluators, self.weights, record["noise_levels"])
+        total, _ = combine(scores, self.weights, by_spread(self.evaluators, record["noise_levels"]))
         return torch.cat([scales, proposed], 1), total, record | {"refined": proposed[:, 0]}
 
 

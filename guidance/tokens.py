@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from evaluators.base import Evaluator, score
+from evaluators.combine import by_share, combine
 from evaluators.token_baselines import UniformTokens
-from evaluators.tokens import TokenContext, as_token_evaluator, combine_tokens
+from evaluators.tokens import TokenContext, as_token_evaluator
 
 
 def check_keep(keep: Mapping[int, float | int]) -> dict[int, float | int]:
@@ -128,7 +129,7 @@ class TokenPruning:
         evaluators: token evaluators or plain functions (`evaluators.tokens`), with distinct names.
         keep: after how many layers, which share (float, of the visual tokens the row began with) or number (int) of
             visual tokens stays; 0 is before the first layer. See `check_keep`.
-        weights: factor of an evaluator by name; 1 where absent. See `combine_tokens`.
+        weights: factor of an evaluator by name; 1 where absent. See `evaluators.combine`.
         similar: share in [0, 1] of what is dropped that goes because a better token says the same, before the rest goes
             by score (`drop_similar`).
         merge: whether dropped tokens are averaged into the kept ones most similar to them (`merge_dropped`).
@@ -177,7 +178,7 @@ class TokenPruning:
             bad = ~values.isfinite()
             least = values.masked_fill(bad, torch.inf).amin(1, keepdim=True)
             scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
-        total = combine_tokens(scores, context.valid, self.weights)
+        total, _ = combine(scores, self.weights, by_share(context.valid))
         total = torch.where(total.any(1, keepdim=True), total, UniformTokens()(tokens, context))
         left, keep = context.valid, context.keep
         if self.similar:

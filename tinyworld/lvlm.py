@@ -22,10 +22,7 @@ def load(folder: str | Path | None = None) -> tuple[PreTrainedModel, Any]:
     Raises:
         OSError, ValueError: the folder holds no vision-language model with its processor.
     """
-    if folder is None:
-        folder = tinyworld.WEIGHTS / "lvlm"
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"there is no embedded vision-language model in {str(folder)!r}; name another")
+    folder = tinyworld.WEIGHTS / "lvlm" if folder is None else folder
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     if getattr(processor, "chat_template", None) is None:

@@ -21,13 +21,18 @@ SECRET = "not for visitors"
 
 
 @pytest.fixture
-def served(host, lvlm_weights, tmp_path, monkeypatch):
+def reader(lvlm_weights):
+    return Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS)
+
+
+@pytest.fixture
+def served(host, reader, tmp_path, monkeypatch):
     """The app's host and port, started in a folder with a secret in it."""
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "cache").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    page = app.build(host, Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS))
+    page = app.build(host, reader)
     address = app.serve(page, "127.0.0.1", None, block=False)
     yield re.search(r"//(.+?)/?$", address)[1], page
     page.close()
@@ -125,23 +130,17 @@ def test_serves_the_page_and_nothing_else(served, tmp_path):
     assert "256 of 256 tokens" in events
 
 
-def test_absent_reader_is_said_in_words(host):
-    page = app.build(host, None)
-    texts = [block.value for block in page.blocks.values() if block.elem_id == "absent"]
-    assert len(texts) == 1 and "not trained yet" in texts[0] and "--lvlm" in texts[0]
-
-
-def test_a_study_is_a_tab(host, ram):
+def test_a_study_is_a_tab(host, reader, ram):
     study = app.load_study(app.parse(["--study", str(make(ram / "study"))]))
-    page = app.build(host, None, study)
+    page = app.build(host, reader, study)
     labels = [getattr(block, "label", None) for block in page.blocks.values()]
     assert {"Playground", "Study", "Vote", "Report"} <= set(labels)
     inner = [f.fn for f in study.fns.values() if f.fn is not None]
     assert inner and {f.fn for f in page.fns.values()} >= set(inner), "its callbacks and loading came along"
 
 
-def test_every_callback_is_private_and_the_model_has_one_queue(host):
-    page = app.build(host, None)
+def test_every_callback_is_private_and_the_model_has_one_queue(host, reader):
+    page = app.build(host, reader)
     fns = [f for f in page.fns.values() if f.fn is not None]
     assert {f.api_visibility for f in fns} <= {"private", "undocumented"}
     assert sum(f.concurrency_id == "pipeline" and f.concurrency_limit == 1 for f in fns) == 2

@@ -12,6 +12,7 @@ from evaluators import (
     LatentCLIP,
     LatentDiscriminator,
     as_evaluator,
+    by_spread,
     combine,
     load_evaluator,
     score,
@@ -216,7 +217,7 @@ def test_calibration_interpolates():
 
 def test_uncalibrated_scores_are_standardised():
     given = torch.tensor([[1.0, 2.0, 3.0], [30.0, 10.0, 20.0]])
-    total, weights = combine({"a": given}, named(a=None), {}, {"a": 0.5})
+    total, weights = combine({"a": given}, {}, by_spread(named(a=None), {"a": 0.5}))
     z = 1.5**0.5
     torch.testing.assert_close(total, torch.tensor([[-z, 0.0, z], [z, -z, 0.0]]))
     assert weights == {"a": 1.0}
@@ -224,7 +225,7 @@ def test_uncalibrated_scores_are_standardised():
 
 def test_calibrated_scores_are_divided_by_their_typical_spread():
     given = torch.tensor([[1.0, 2.0, 3.0], [30.0, 10.0, 20.0]])
-    total, weights = combine({"a": given}, named(a=CALIBRATION), {}, {"a": 0.25})
+    total, weights = combine({"a": given}, {}, by_spread(named(a=CALIBRATION), {"a": 0.25}))
     assert weights == {"a": pytest.approx(0.65)}  # 2 · 0.825 - 1
     torch.testing.assert_close(total, torch.tensor([[-1.0, 0.0, 1.0], [10.0, -10.0, 0.0]]) * 0.65 / 0.6)
 
@@ -233,7 +234,7 @@ def test_weighted_sum():
     given = {"a": torch.tensor([[0.0, 4.0]]), "b": torch.tensor([[3.0, 1.0]]), "c": torch.tensor([[5.0, 1.0]])}
     evaluators = named(a=None, b=CALIBRATION, c=CALIBRATION)
     levels = {"a": 0.5, "b": 0.5, "c": 0.0}
-    total, weights = combine(given, evaluators, {"a": 2.0, "b": 3.0}, levels)
+    total, weights = combine(given, {"a": 2.0, "b": 3.0}, by_spread(evaluators, levels))
     assert weights == {"a": 2.0, "b": pytest.approx(1.5), "c": pytest.approx(0.8)}
     first = 2.0 * -1.0 + 1.5 * 1.0 / 1.0 + 0.8 * 2.0 / 0.2
     torch.testing.assert_close(total, torch.tensor([[first, -first]]))
@@ -243,7 +244,7 @@ def test_weighted_sum():
 def test_an_evaluator_no_better_than_chance_has_no_say(reliability):
     chance = Calibration((0.0, 1.0), (1.0, 1.0), (reliability, reliability))
     given = {"a": torch.tensor([[0.0, 4.0]]), "b": torch.tensor([[900.0, 1.0]])}
-    total, weights = combine(given, named(a=None, b=chance), {"b": 100.0}, {"a": 0.5, "b": 0.5})
+    total, weights = combine(given, {"b": 100.0}, by_spread(named(a=None, b=chance), {"a": 0.5, "b": 0.5}))
     assert weights["b"] == 0.0
     torch.testing.assert_close(total, torch.tensor([[-1.0, 1.0]]))
 
@@ -251,19 +252,19 @@ def test_an_evaluator_no_better_than_chance_has_no_say(reliability):
 def test_a_weak_signal_of_a_calibrated_evaluator_stays_weak():
     given = {"a": torch.tensor([[0.0, 1e-3]]), "b": torch.tensor([[1.0, 0.0]])}
     sure = Calibration((0.0, 1.0), (1.0, 1.0), (1.0, 1.0))
-    total, _ = combine(given, named(a=sure, b=sure), {}, {"a": 0.5, "b": 0.5})
+    total, _ = combine(given, {}, by_spread(named(a=sure, b=sure), {"a": 0.5, "b": 0.5}))
     assert total.argmax().item() == 0
 
 
 def test_equal_scores_say_nothing():
     given = {"a": torch.full((2, 3), 0.1), "b": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
-    total, _ = combine(given, named(a=None, b=None), {}, {"a": 0.5, "b": 0.5})
+    total, _ = combine(given, {}, by_spread(named(a=None, b=None), {"a": 0.5, "b": 0.5}))
     assert total.argmax(1).tolist() == [2, 2]
 
 
 def test_scores_that_are_not_finite_do_not_spoil_the_others():
     given = {"a": torch.tensor([[1.0, float("nan"), 3.0], [1.0, 2.0, 3.0]]), "b": torch.tensor([[0.0, 0.0, 2.0]] * 2)}
-    total, _ = combine(given, named(a=None, b=None), {}, {"a": 0.5, "b": 0.5})
+    total, _ = combine(given, {}, by_spread(named(a=None, b=None), {"a": 0.5, "b": 0.5}))
     assert total.isnan().tolist() == [[False, True, False], [False] * 3]
     b = torch.tensor([-(0.5**0.5), -(0.5**0.5), 2**0.5])
     torch.testing.assert_close(total[0, [0, 2]], torch.tensor([-1.0, 1.0]) + b[[0, 2]])

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from evaluators.base import score
+from evaluators.combine import by_share, combine
 from evaluators.token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token_baselines import RandomTokens, UniformTokens
 from evaluators.token_diversity import Diversity
 from evaluators.token_raters import RaterAttention, text_raters
 from evaluators.token_similarity import InstructionSimilarity
 from evaluators.token_transition import TokenTransition, token_transition
-from evaluators.tokens import Embeddings, TokenContext, as_token_evaluator, combine_tokens
+from evaluators.tokens import Embeddings, TokenContext, as_token_evaluator
 
 BATCH, TOKENS, DIM = 3, 9, 6
 COUNTS = (9, 5, 1)
@@ -167,20 +168,31 @@ def test_random_does_not_depend_on_the_batch(tokens):
 def test_uniform(tokens):
     scores = UniformTokens()(tokens, context())
     assert scores.sum(1).tolist() == [4, 2, 1]
-    assert scores[0].nonzero().flatten().tolist() == [2, 4, 6, 8]
-    assert scores[1].nonzero().flatten().tolist() == [2, 4]
+    for row, stretches in ((0, [(0, 2), (2, 4), (4, 6), (6, 9)]), (1, [(0, 2), (2, 5)])):
+        assert [scores[row, a:b].sum().item() for a, b in stretches] == [1] * len(stretches)
+
+
+@pytest.mark.parametrize("keep", [16, 32, 64, 128, 256])
+def test_uniform_tokens_of_a_grid_stand_in_no_line(keep):
+    """A square picture in raster order: all rows and columns keep about as many."""
+    everything = torch.ones(1, 256, dtype=torch.bool)
+    scores = UniformTokens()(torch.zeros(1, 256, 1), context(valid=everything, keep=torch.tensor([keep])))
+    assert scores.sum() == keep
+    grid = scores.view(16, 16)
+    for lines in (grid.sum(0), grid.sum(1)):
+        assert (lines > 0).sum() >= 15 and (lines - keep / 16).abs().max() <= 2
 
 
 def test_combine_sums_to_one_each():
     valid = context().valid
     a, b = torch.rand(BATCH, TOKENS), torch.randn(BATCH, TOKENS)
-    total = combine_tokens({"a": a, "b": b}, valid, {"b": 2.0})
+    total = combine({"a": a, "b": b}, {"b": 2.0}, by_share(valid))[0]
     for i, count in enumerate(COUNTS):
         lifted = b[i, :count] - min(b[i, :count].min().item(), 0.0)
         expected = a[i, :count] / a[i, :count].sum() + 2 * lifted / lifted.sum().clamp(min=1e-12)
         torch.testing.assert_close(total[i, :count], expected)
         assert not total[i, count:].any()
-    assert not combine_tokens({"a": torch.zeros(BATCH, TOKENS)}, valid, {}).any()
+    assert not combine({"a": torch.zeros(BATCH, TOKENS)}, {}, by_share(valid))[0].any()
 
 
 def test_what_is_a_token_evaluator():
