@@ -149,6 +149,22 @@ def test_page_rank_is_that_of_the_models_attention():
         close(scores["page_rank"][image], torch.stack(informative).square().mean(0).sqrt())
 
 
+def test_keys_are_those_of_the_layer_that_runs_next():
+    model, read, caught = build("clip vision"), [], []
+
+    def reader(patches, context):
+        read.append(context.keys())
+        return patches.mean(-1)
+
+    with prune(model, TokenPruning([reader], {2: 0.5})):
+        model(pixels())
+    project = model.vision_model.encoder.layers[2].self_attn.k_proj
+    handle = project.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    model(pixels())
+    handle.remove()
+    close(read[0], caught[0][:, 1:])
+
+
 def test_page_rank_converges_to_the_leading_eigenvector():
     attention = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)).softmax(-1)
     values, vectors = torch.linalg.eig(attention.T.double())

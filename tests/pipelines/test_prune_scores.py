@@ -176,6 +176,41 @@ def test_transition_of_survivors_accumulates():
         assert (second.scores["transition"][i, : len(survivors)] > survivors).all()
 
 
+def projected(layer, run):
+    """What `layer` projected its keys to while `run` ran, ``(batch, length, dim)``."""
+    caught = []
+    handle = layer.self_attn.k_proj.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    run()
+    handle.remove()
+    return caught[0]
+
+
+@HOST
+def test_keys_are_those_of_the_layer_that_runs_next(name):
+    model, batch, read = build(name), hosts.inputs(name), []
+
+    def reader(tokens, context):
+        read.append(context.keys())
+        return tokens.mean(-1)
+
+    visual, _ = decision(name, TokenPruning([reader], {2: 0.5}), batch)
+    expected = projected(hosts.language_model(model).layers[2], lambda: model(**batch))
+    for i in range(len(hosts.IMAGES)):
+        places = visual[i].nonzero().flatten()
+        close(read[0][i, : len(places)], expected[i, places])
+
+
+def in_order(name, values):
+    """Of each patch of each image or tile ``(tiles, 16, ...)``, as the language model has them; zero at newlines."""
+    if name == "llava":
+        return values.flatten(0, 1)
+    rows = []  # base image; then 2 tiles of 4 x 4 side by side, with a newline after each row of 8
+    for base, left, right in values.unflatten(0, (-1, 3)):
+        lines = [tile.unflatten(0, (4, 4)) for tile in (left, right)]
+        rows += [base, torch.cat([*lines, torch.zeros_like(lines[0][:, :1])], 1).flatten(0, 1)]
+    return torch.cat(rows)
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
 def test_class_token_attention_is_that_of_the_encoder(name):
     batch = hosts.inputs(name)
@@ -183,35 +218,33 @@ def test_class_token_attention_is_that_of_the_encoder(name):
     tower = build(name, "eager").model.vision_tower
     pixels = batch["pixel_values"].flatten(0, -4)
     attention = tower(pixels, output_attentions=True).attentions[-2].sum(1)[:, 0, 1:]
-    if name == "llava":
-        expected = attention.flatten()
-    else:  # base image; then 2 tiles of 4 x 4 side by side, with a newline after each row of 8
-        expected = []
-        for base, left, right in attention.unflatten(0, (-1, 3)):
-            rows = torch.cat([left.view(4, 4), right.view(4, 4), torch.zeros(4, 1)], 1)
-            expected += [base, rows.flatten()]
-        expected = torch.cat(expected)
     scores = torch.cat([got.scores["class_token"][i, : int(visual[i].sum())] for i in range(3)])
-    close(scores, expected)
+    close(scores, in_order(name, attention))
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
 def test_visionzip_is_a_shorter_prompt(name):
-    """What stays, what it takes up, and the language model run on just that."""
+    """What stays, what it takes up by similar keys of the encoder, and the language model run on just that."""
     model, batch = build(name), hosts.inputs(name, (1,))
     embeds = []
     handle = hosts.language_model(model).layers[0].register_forward_pre_hook(lambda m, a: embeds.append(a[0]))
-    model(**batch)
+    tower = model.model.vision_tower
+    keys = projected(tower.encoder.layers[-2], lambda: model(**batch))[:, 1:]
     handle.remove()
-    with prune(model, "visionzip", keep=6) as pruner:
+    heads = tower.config.num_attention_heads
+    keys = in_order(name, keys.unflatten(-1, (heads, -1)).mean(2))
+    with prune(model, "visionzip", keep=13) as pruner:
         logits = model(**batch).logits[0]
     decision, visual = pruner.last.decisions[0], pruner.last.visual[0].nonzero().flatten()
-    assert decision.stays.sum() == 6 and decision.into.sum() == 1
+    assert decision.stays.sum() == 13 and decision.into.sum() == 2
     states = embeds[0][0].clone()
-    dropped, target = visual[~decision.stays[0]], visual[decision.into[0]]
-    states[target] = states[torch.cat([target, dropped])].mean(0)
+    dropped, into = (~decision.stays[0]).nonzero().flatten(), decision.into[0].nonzero().flatten()
+    similarity = torch.cosine_similarity(keys[dropped, None], keys[None, into], dim=-1)
+    for number, target in enumerate(into):
+        group = dropped[similarity.argmax(1) == number]
+        states[visual[target]] = embeds[0][0][visual[torch.cat([target[None], group])]].mean(0)
     left = torch.ones(len(states), dtype=torch.bool)
-    left[dropped] = False
+    left[visual[dropped]] = False
     short = hosts.language_model(model)(
         inputs_embeds=states[None, left], position_ids=left.nonzero().flatten()[None]
     ).last_hidden_state
