@@ -2,12 +2,13 @@
 
     python -m benchmarks.pruning --json [--quick] [--model FOLDER]
     python -m benchmarks.pruning --shape llava-1.5-7b --json
+    python -m benchmarks.pruning --shape clip-vit-b-16 --json
 
 A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
 so compare methods by their FLOPs too. Questions are about combinations that training never saw, the same ones with and
 without pruning, and intervals are over resampled questions. Every time is a ratio of runs with and without pruning in
-turns, with the least and the largest of them as range. ``--shape`` measures a genuine configuration with random numbers
-on a GPU: cost does not depend on them (answers do, and are not looked at).
+turns, with the least and the largest of them as range. ``--shape`` measures a genuine configuration with random
+numbers: cost does not depend on them (answers do, and are not looked at). Language models of that size take a GPU.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from training.loop import hardware
 
 from .metrics import paired_bootstrap
 from .provenance import commit
-from .pruning_shapes import SHAPES, build, inputs
+from .pruning_shapes import ENCODERS, SHAPES, build, inputs
 
 BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
 ROWS = 8  # prompts in a batch whose costs are counted
@@ -223,6 +224,29 @@ def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, floa
     return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
 
 
+def measure_encoder(shape: str, repeats: int, device: str, budgets: dict[str, float]) -> dict[str, Any]:
+    """The same of a vision encoder on its own, which has no cache and writes nothing."""
+    model = build(shape, device)
+    names, skipped = usable(model, inputs(model, 1))
+    presets: dict[str, dict[str, Any]] = {name: {budget: {} for budget in budgets} for name in names}
+    for size in (1, 8):
+        batch = inputs(model, size)
+
+        def encode_seconds(batch: Any = batch) -> float:
+            return seconds(lambda: model(**batch))
+
+        flops = lvlm.prefill_flops(model, batch)
+        for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
+            method = {"method": name, "keep": budgets[budget]}
+            with prune(model, **method):
+                pruned = lvlm.prefill_flops(model, batch)
+            presets[name][budget][f"batch_{size}"] = {
+                "flops_ratio": round(pruned / flops, 4),
+                **time_ratio(model, encode_seconds, method, repeats, "wall_clock"),
+            }
+    return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
+
+
 def show(report: dict[str, Any]) -> None:
     """The report as a table."""
     for name, budgets in report["presets"].items():
@@ -240,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-n", type=int, help="number of held-out questions (default 600, with --quick 60)")
     parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")
     parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
-    parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights, on a GPU")
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
@@ -252,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"`n` and `repeats` must be at least 1, got {questions} and {repeats}.")
         if args.shape and args.model:
             raise ValueError("`shape` has random weights: give it or `model`, not both.")
-        if args.shape and not torch.cuda.is_available():
+        if args.shape and args.shape not in ENCODERS and not torch.cuda.is_available():
             raise ValueError(f"`shape` {args.shape} takes a CUDA GPU, and there is none.")
         if not args.shape and not (folder / "config.json").is_file():
             what = (
@@ -261,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"`model` {str(folder)!r} {what}; there is no config.json in it.")
         if args.shape:
             budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
-            report = measure_shape(args.shape, repeats, "cuda", budgets)
+            measured = measure_encoder if args.shape in ENCODERS else measure_shape
+            report = measured(args.shape, repeats, "cuda" if torch.cuda.is_available() else "cpu", budgets)
         else:
             report = measure(folder, questions, repeats)
     except (OSError, ValueError) as error:

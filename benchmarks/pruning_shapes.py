@@ -1,10 +1,11 @@
-"""Genuine vision-language configurations with random weights, whose cost is that of the trained ones."""
+"""Genuine configurations with random weights, whose cost is that of the trained ones."""
 
 from typing import Any
 
 import torch
 from transformers import (
     CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -62,13 +63,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "video_token": 151656,
         "grid": 48,  # patches along a side
     },
+    "clip-vit-b-16": {  # a vision encoder on its own
+        "vision": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 224,
+            "patch_size": 16,
+            "projection_dim": 512,
+        },
+    },
 }
+ENCODERS = tuple(name for name, numbers in SHAPES.items() if "text" not in numbers)
 
 
 def build(shape: str, device: str) -> Any:
     """The model of `shape` in eval mode: fp16 on a GPU, else float32."""
     numbers = SHAPES[shape]
-    if shape.startswith("llava"):
+    if shape in ENCODERS:
+        config, model_class = CLIPVisionConfig(**numbers["vision"]), CLIPVisionModelWithProjection
+    elif shape.startswith("llava"):
         config = LlavaConfig(
             vision_config=CLIPVisionConfig(**numbers["vision"]),
             text_config=LlamaConfig(**numbers["text"]),
@@ -92,16 +107,19 @@ def build(shape: str, device: str) -> Any:
             model = model_class(config)
     finally:
         torch.set_default_dtype(default)
-    # A random model may want to write an image token, which would ask for an image.
-    special = [numbers["image_token"], numbers.get("video_token")]
-    model.generation_config.suppress_tokens = [token for token in special if token is not None]
+    if shape not in ENCODERS:  # a random model may want to write an image token, which would ask for an image
+        special = [numbers["image_token"], numbers.get("video_token")]
+        model.generation_config.suppress_tokens = [token for token in special if token is not None]
     return model.to(device).eval()
 
 
 def inputs(model: Any, batch_size: int) -> dict[str, torch.Tensor]:
-    """Rows of one image and then `TEXT_TOKENS` tokens of text."""
+    """Rows of one image and then `TEXT_TOKENS` tokens of text; images alone for an encoder."""
     config, device, dtype = model.config, model.device, model.dtype
     generator = torch.Generator().manual_seed(0)
+    if isinstance(config, CLIPVisionConfig):
+        side = config.image_size
+        return {"pixel_values": torch.randn(batch_size, 3, side, side, generator=generator).to(device, dtype)}
     text = torch.randint(3, 60, (batch_size, TEXT_TOKENS), generator=generator)
     if config.model_type == "llava":
         side = config.vision_config.image_size

@@ -105,7 +105,24 @@ def test_genuine_shapes_scaled_down(shape, monkeypatch):
     pruning.show(report)
 
 
-@pytest.mark.parametrize(("shape", "parameters"), [("llava-1.5-7b", 7.06e9), ("qwen2-vl-7b", 8.29e9)])
+def test_an_encoder_on_its_own(monkeypatch, capsys):
+    tiny = {"vision": {**VISION, "image_size": 32, "patch_size": 4, "projection_dim": 8, "num_hidden_layers": 4}}
+    monkeypatch.setitem(pruning_shapes.SHAPES, "clip-vit-b-16", tiny)
+    assert pruning.main(["--shape", "clip-vit-b-16", "--repeats", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["presets"]) == {"zero-tprune", "random"} and "transprune" in report["skipped"]
+    for name, budgets in report["presets"].items():
+        for size in ("batch_1", "batch_8"):
+            few, all_ = budgets["22"][size], budgets["100"][size]
+            assert all_["flops_ratio"] == 1 and few["wall_clock_ratio"] > 0
+            assert few["flops_ratio"] < 1 or name == "zero-tprune"  # in so small a model its ranking costs more
+    pruning.show(report)
+
+
+SIZES = [("llava-1.5-7b", 7.06e9), ("qwen2-vl-7b", 8.29e9), ("clip-vit-b-16", 86.2e6)]
+
+
+@pytest.mark.parametrize(("shape", "parameters"), SIZES)
 def test_genuine_shapes_have_the_published_sizes(shape, parameters):
     model = pruning_shapes.build(shape, "meta")
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.01)
