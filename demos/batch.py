@@ -162,15 +162,14 @@ def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest
                 made, trace = generate.denoise(pipe, guidances[method], list(prompts), list(numbers), args.steps)
             except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
                 args.error(str(error))
-            images = []
             for row, (prompt, seed) in enumerate(left):
                 data = common | {"prompt": prompt, "seed": seed, "method": method}
                 files = generate.save(partial / str(row), made[row], trace.sample(row), data)
                 stem = f"images/{folder_of(prompt)}/{method.replace(':', '-')}_{seed:04d}"
                 targets = [stem + ".png", stem + "_trace.json"]
                 size = sum(publish(file, args.out / target) for file, target in zip(files, targets, strict=True))
-                images.append(Image(prompt, method, seed, *targets, size))
-            manifest.add(images=images)  # after its files: what the manifest has is there
+                # After its files: what the manifest has is there. Before the next: a kill loses one that was published.
+                manifest.add(images=[Image(prompt, method, seed, *targets, size)])
             bar.update(len(left))
     partial.rmdir()
 
