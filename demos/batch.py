@@ -227,9 +227,11 @@ def main(argv: list[str] | None = None) -> None:
         for key, (its, ours) in manifest.settle(settings(args, search)).items():
             args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
         manifest.add(args.prompts)
-        run(args, pipe, guidances, manifest, done)
-    if machine == 0:
-        print(gallery.write(args.out))
+        try:
+            run(args, pipe, guidances, manifest, done)
+        finally:  # after --limit-disk and Ctrl-C too
+            if machine == 0:
+                print(gallery.write(args.out))
 
 
 if __name__ == "__main__":

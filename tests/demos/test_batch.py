@@ -237,8 +237,23 @@ def test_limit_disk_stops_before_and_a_higher_one_goes_on(made, prompts, ram, ca
     assert "--limit-disk" in capsys.readouterr().err
     found = images(out)
     assert 0 < len(found) < 18 and sum(image.bytes for image in found) <= 30_000
+    assert (out / "index.html").read_text().count('loading="lazy"') == len(found)
     run(prompts, out, "--limit-disk", "1GB")
     assert len(made) == 18
+
+
+def test_ctrl_c_leaves_a_gallery(made, prompts, ram, monkeypatch):
+    denoise = generate.denoise
+
+    def interrupted(*args):
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        return denoise(*args)
+
+    monkeypatch.setattr(generate, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(prompts, ram / "study")
+    assert (ram / "study" / "index.html").read_text().count('loading="lazy"') == 8
 
 
 def test_yaml_and_the_command_line_on_top_of_it(made, prompts, ram):
