@@ -161,7 +161,10 @@ def run(
     partial = args.out / f".partial-{args.rank}"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
-    with tqdm(total=total, unit="image", desc=f"process {args.rank}" if args.world > 1 else None) as bar:
+    # tqdm's own format turns slow rates into seconds an image
+    shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    name = f"process {args.rank}" if args.world > 1 else None
+    with tqdm(total=total, unit=" images", desc=name, bar_format=shown) as bar:
         for method, left in batches:
             check_disk(args, len(left))
             prompts, numbers = zip(*left, strict=True)

@@ -1,7 +1,9 @@
 """`demos.batch`: the plan, resuming, and the files, mostly with a cheap stand-in for denoising."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +82,15 @@ def test_every_prompt_method_and_seed_once(made, prompts, ram, capsys):
         assert image.bytes == sum((out / file).stat().st_size for file in (image.file, image.trace))
     assert not list(out.glob(".partial*"))
     assert capsys.readouterr().out.strip() == str(out / "index.html")
+
+
+def test_progress_shows_images_a_second_however_slow(made, prompts, ram, monkeypatch, capsys):
+    clock = itertools.count(step=20)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
+    run(prompts, ram / "study")
+    shown = re.findall(r"(\d+)/18 \[[\d:]+<(\d\d:\d\d), +0\.(\d\d) images/s\]", capsys.readouterr().err)
+    assert shown
+    assert all(rate != "00" and (left != "00:00" or count == "18") for count, left, rate in shown)
 
 
 def test_the_same_command_again_makes_nothing_and_more_makes_what_is_missing(made, prompts, ram):
