@@ -12,11 +12,12 @@ prompts, methods and seeds.
 import argparse
 import hashlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from . import arguments, gallery, generate
-from .manifest import Image, Manifest, publish
+from .manifest import Image, Manifest, pictures, publish
 from .prompts import read
 
 Job = tuple[str, int]  # prompt and seed
@@ -140,7 +141,13 @@ def settings(args: argparse.Namespace, search: Any) -> dict[str, Any]:
     return common | {"scales": list(search.scales), "evaluators": list(search.evaluators)}
 
 
-def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest: Manifest, done: set) -> None:
+def run(
+    args: argparse.Namespace,
+    pipe: Any,
+    guidances: dict[str, Any],
+    manifest: Manifest,
+    done: Collection[tuple[str, str, int]],
+) -> None:
     """Makes what is not yet in `done`: ``(prompt, method, seed)``."""
     from tqdm import tqdm
 
@@ -154,23 +161,25 @@ def run(args: argparse.Namespace, pipe: Any, guidances: dict[str, Any], manifest
     partial = args.out / f".partial-{args.rank}"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
-    with tqdm(total=total, unit="image", desc=f"process {args.rank}" if args.world > 1 else None) as bar:
+    # tqdm's own format turns slow rates into seconds an image
+    shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    name = f"process {args.rank}" if args.world > 1 else None
+    with tqdm(total=total, unit=" images", desc=name, bar_format=shown) as bar:
         for method, left in batches:
-            check_disk(args, manifest, len(left))
+            check_disk(args, len(left))
             prompts, numbers = zip(*left, strict=True)
             try:
                 made, trace = generate.denoise(pipe, guidances[method], list(prompts), list(numbers), args.steps)
             except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
                 args.error(str(error))
-            images = []
             for row, (prompt, seed) in enumerate(left):
                 data = common | {"prompt": prompt, "seed": seed, "method": method}
                 files = generate.save(partial / str(row), made[row], trace.sample(row), data)
                 stem = f"images/{folder_of(prompt)}/{method.replace(':', '-')}_{seed:04d}"
                 targets = [stem + ".png", stem + "_trace.json"]
                 size = sum(publish(file, args.out / target) for file, target in zip(files, targets, strict=True))
-                images.append(Image(prompt, method, seed, *targets, size))
-            manifest.add(images=images)  # after its files: what the manifest has is there
+                # After its files: what the manifest has is there. Before the next: a kill loses one that was published.
+                manifest.add(images=[Image(prompt, method, seed, *targets, size)])
             bar.update(len(left))
     partial.rmdir()
 
@@ -180,11 +189,12 @@ def folder_of(prompt: str) -> str:
     return f"{generate.slug(prompt, 40)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
-def check_disk(args: argparse.Namespace, manifest: Manifest, count: int) -> None:
+def check_disk(args: argparse.Namespace, count: int) -> None:
     """Stops where `count` more pictures, as large as those before, would take more than ``--limit-disk``."""
     if args.limit_disk is None:
         return
-    images, size = manifest.usage()
+    made = pictures(args.out).values()  # of other machines too, which go on meanwhile
+    images, size = len(made), sum(image.bytes for image in made)
     if size + count * (size / images if images else 0) > args.limit_disk:
         args.error(
             f"argument --limit-disk: {images} pictures take {size / 1e6:.1f} MB; a higher limit goes on from here"
@@ -212,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     with lock, Manifest(args.out, part=machine) as manifest:
         if machine == 0:
             manifest.collect()
-        done = {(image.prompt, image.method, image.seed) for image in manifest.images()}
+        done = pictures(args.out)
         try:
             pipe, guidances, search = load(args, fixed)
         except (OSError, ValueError) as error:
@@ -220,9 +230,11 @@ def main(argv: list[str] | None = None) -> None:
         for key, (its, ours) in manifest.settle(settings(args, search)).items():
             args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
         manifest.add(args.prompts)
-        run(args, pipe, guidances, manifest, done)
-    if machine == 0:
-        print(gallery.write(args.out))
+        try:
+            run(args, pipe, guidances, manifest, done)
+        finally:  # after --limit-disk and Ctrl-C too
+            if machine == 0:
+                print(gallery.write(args.out))
 
 
 if __name__ == "__main__":

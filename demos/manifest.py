@@ -81,11 +81,12 @@ class Manifest:
         self.connection.close()
 
     def settle(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Returns those settings that the study has with another value, (its, this one); keeps them where there are
-        none."""
+        """Returns those settings that the study has, on any machine, with another value, (its, this one); keeps them
+        where there are none."""
         wanted = json.loads(json.dumps(settings))  # tuples become lists there too
+        others = {key: value for part in parts(self.path.parent) for key, value in part.settings().items()}
         with transaction(self.connection):
-            kept = self.settings()
+            kept = others | self.settings()
             other = {key: (kept[key], value) for key, value in wanted.items() if kept.get(key, value) != value}
             if not other:
                 rows = [(key, json.dumps(value)) for key, value in wanted.items()]
@@ -111,15 +112,26 @@ class Manifest:
         columns = "prompt, method, seed, file, trace, bytes"
         return [Image(*row) for row in self.connection.execute(f"SELECT {columns} FROM images ORDER BY rowid")]
 
-    def usage(self) -> tuple[int, int]:
-        """How many pictures there are, and the bytes of them and their traces."""
-        return self.connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM images").fetchone()
-
     def collect(self) -> None:
         """Takes in what other machines wrote beside this manifest."""
-        for path in sorted(self.path.parent.glob("manifest.*.sqlite")):
-            with Manifest(self.path.parent, read_only=True, part=int(path.name.split(".")[1])) as other:
-                self.add(other.prompts(), other.images())
+        for part in parts(self.path.parent):
+            if part.path != self.path:
+                self.add(part.prompts(), part.images())
+
+
+def parts(folder: Path) -> Iterator[Manifest]:
+    """The manifests of all machines, one after another, to read; also while their machines write them."""
+    for path in sorted(folder.glob("manifest*.sqlite")):
+        number = path.stem.removeprefix("manifest").lstrip(".")
+        with Manifest(folder, read_only=True, part=int(number or 0)) as part:
+            tables = part.connection.execute("SELECT name FROM sqlite_master WHERE name = 'images'")
+            if tables.fetchone():  # else its machine has only just begun it
+                yield part
+
+
+def pictures(folder: Path) -> dict[tuple[str, str, int], Image]:
+    """What any machine has made, by prompt, method and seed."""
+    return {(image.prompt, image.method, image.seed): image for part in parts(folder) for image in part.images()}
 
 
 def inside(folder: Path, file: str) -> Path:

@@ -1,11 +1,13 @@
 """`demos.batch`: the plan, resuming, and the files, mostly with a cheap stand-in for denoising."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 
 from demos import arguments, gallery, generate
 from demos.batch import main, plan
-from demos.manifest import MANIFEST, Manifest, inside
+from demos.manifest import MANIFEST, Manifest, inside, pictures
 from guidance import SCHEDULES, GuidanceTrace
 
 THREE = "a red star\na blue ring\n<b>&\n"
@@ -82,6 +84,15 @@ def test_every_prompt_method_and_seed_once(made, prompts, ram, capsys):
     assert capsys.readouterr().out.strip() == str(out / "index.html")
 
 
+def test_progress_shows_images_a_second_however_slow(made, prompts, ram, monkeypatch, capsys):
+    clock = itertools.count(step=20)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
+    run(prompts, ram / "study")
+    shown = re.findall(r"(\d+)/18 \[[\d:]+<(\d\d:\d\d), +0\.(\d\d) images/s\]", capsys.readouterr().err)
+    assert shown
+    assert all(rate != "00" and (left != "00:00" or count == "18") for count, left, rate in shown)
+
+
 def test_the_same_command_again_makes_nothing_and_more_makes_what_is_missing(made, prompts, ram):
     run(prompts, ram / "study")
     made.clear()
@@ -95,12 +106,19 @@ def test_the_same_command_again_makes_nothing_and_more_makes_what_is_missing(mad
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-@pytest.mark.parametrize("moment", ["denoise", "publish", "add"])
-def test_kill_loses_at_most_the_batch_in_flight(made, prompts, ram, monkeypatch, moment):
+@pytest.mark.parametrize(
+    "moment, number, count",
+    [
+        ("denoise", 3, 8),  # two whole batches
+        ("publish", 20, 9),  # the tenth picture is there, its trace is not
+        ("add", 12, 10),  # the first is that of the prompts
+    ],
+)
+def test_kill_loses_only_what_was_not_recorded(made, prompts, ram, moment, number, count):
     out = ram / "study"
     log = ram / "log"
 
-    def dies_at(call, number):
+    def dies(call):
         def wrapped(*args, **kwargs):
             with log.open("a") as file:
                 file.write("x")
@@ -113,16 +131,16 @@ def test_kill_loses_at_most_the_batch_in_flight(made, prompts, ram, monkeypatch,
     child = os.fork()
     if child == 0:
         if moment == "denoise":
-            generate.denoise = dies_at(generate.denoise, 3)
+            generate.denoise = dies(generate.denoise)
         elif moment == "publish":
-            sys.modules["demos.batch"].publish = dies_at(sys.modules["demos.batch"].publish, 20)
+            sys.modules["demos.batch"].publish = dies(sys.modules["demos.batch"].publish)
         else:
-            Manifest.add = dies_at(Manifest.add, 4)  # the first is that of the prompts
+            Manifest.add = dies(Manifest.add)
         run(prompts, out)
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     kept = images(out)
-    assert len(kept) == 2 * 4  # two whole batches
+    assert len(kept) == count
     for image in kept:
         Image.open(inside(out, image.file)).load()
     assert list(out.glob(".partial*"))
@@ -134,6 +152,12 @@ def test_kill_loses_at_most_the_batch_in_flight(made, prompts, ram, monkeypatch,
     assert not list(out.glob(".partial*"))
 
 
+def machine(monkeypatch, number, world):
+    """As `accelerate launch` starts one of machines with a process each."""
+    for name, value in (("RANK", number), ("WORLD_SIZE", world), ("GROUP_RANK", number)):
+        monkeypatch.setenv(name, str(value))
+
+
 def test_processes_share_the_work_without_overlap(made, prompts, ram, monkeypatch):
     jobs = [(f"prompt {i}", seed) for i in range(7) for seed in range(3)]
     for world in (1, 2, 3, 5):
@@ -142,13 +166,61 @@ def test_processes_share_the_work_without_overlap(made, prompts, ram, monkeypatc
         assert len(all_jobs) == len(set(all_jobs)) == 63
         assert all({method for method, _ in part} == {"a", "b", "c"} for part in parts)
 
-    for rank, machine in ((1, 1), (0, 0)):  # two machines with one folder
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("GROUP_RANK", str(machine))
+    for number in (1, 0):
+        machine(monkeypatch, number, 2)
         run(prompts, ram / "study")
     assert len(made) == len(set(made)) == 18
     assert len(images(ram / "study")) == 18  # the first machine's manifest took in the other's
+
+
+def test_other_machines_and_batch_sizes_go_on_without_double_work(made, prompts, ram, monkeypatch):
+    out = ram / "study"
+    machine(monkeypatch, 0, 2)
+    run(prompts, out)
+    assert 0 < len(made) < 18
+    for number in (2, 1, 0):  # the rest by three others
+        machine(monkeypatch, number, 3)
+        run(prompts, out, "--batch-size", "3")
+    assert len(made) == len(set(made)) == 18
+    assert len(list(out.glob("manifest.*.sqlite"))) == 2
+    for number, world, size in ((1, 2, "4"), (1, 4, "2"), (0, 1, "5")):
+        machine(monkeypatch, number, world)
+        run(prompts, out, "--batch-size", size)
+    assert len(made) == 18
+
+
+def test_a_machine_minds_what_others_made(made, prompts, ram, monkeypatch, capsys):
+    out = ram / "study"
+    machine(monkeypatch, 0, 2)
+    run(prompts, out)
+    made.clear()
+    machine(monkeypatch, 1, 2)
+    used = sum(image.bytes for image in images(out))
+    with pytest.raises(SystemExit):
+        run(prompts, out, "--steps", "4")
+    assert "--steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(prompts, out, "--limit-disk", f"{used / 1000}KB")
+    assert "--limit-disk" in capsys.readouterr().err
+    assert made == []
+
+
+def test_manifests_are_read_while_they_are_written(ram):
+    from study_folder import make
+
+    folder = make(ram / "study")
+    (folder / "manifest.1.sqlite").touch()  # its machine has got no further
+    image = images(folder)[0]
+    with Manifest(folder, part=2) as writer:
+        writer.add(images=[replace(image, seed=70)])
+        writer.connection.execute("BEGIN IMMEDIATE")
+        writer.connection.execute("INSERT INTO images VALUES ('p', 'm', 71, 'f', 't', 1)")
+        assert {seed for _, _, seed in pictures(folder)} == {0, 1, 70}
+        with Manifest(folder) as first:
+            first.collect()
+        writer.connection.execute("COMMIT")
+    assert {image.seed for image in images(folder)} == {0, 1, 70}
+    assert {seed for _, _, seed in pictures(folder)} == {0, 1, 70, 71}
 
 
 def test_two_batches_in_one_folder_are_refused(made, prompts, ram, capsys):
@@ -174,11 +246,25 @@ def test_limit_disk_stops_before_and_a_higher_one_goes_on(made, prompts, ram, ca
     with pytest.raises(SystemExit):
         run(prompts, out, "--limit-disk", "30KB")
     assert "--limit-disk" in capsys.readouterr().err
-    with Manifest(out, read_only=True) as manifest:
-        count, size = manifest.usage()
-    assert 0 < count < 18 and size <= 30_000
+    found = images(out)
+    assert 0 < len(found) < 18 and sum(image.bytes for image in found) <= 30_000
+    assert (out / "index.html").read_text().count('loading="lazy"') == len(found)
     run(prompts, out, "--limit-disk", "1GB")
     assert len(made) == 18
+
+
+def test_ctrl_c_leaves_a_gallery(made, prompts, ram, monkeypatch):
+    denoise = generate.denoise
+
+    def interrupted(*args):
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        return denoise(*args)
+
+    monkeypatch.setattr(generate, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(prompts, ram / "study")
+    assert (ram / "study" / "index.html").read_text().count('loading="lazy"') == 8
 
 
 def test_yaml_and_the_command_line_on_top_of_it(made, prompts, ram):
