@@ -12,6 +12,7 @@ tokens: most show the same things, and the step is a third cheaper (PatchDropout
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -280,6 +281,9 @@ def main(argv: list[str] | None = None) -> None:
 
     report = loop.fit(args, learner, make_batch, loss_of, matrices=learner.matrices())
     report["questions"] = max(0, report["steps"] - args.vision_steps) * args.batch_size * QUESTIONS
+    if args.init:
+        before = args.init.parent / "report.json"
+        report["init"] = json.loads(before.read_text()) if before.is_file() else str(args.init)
     report["exact_match"] = exact_match(model, processor, args.test_questions)
     model.save_pretrained(args.out / "lvlm")
     processor.save_pretrained(args.out / "lvlm")

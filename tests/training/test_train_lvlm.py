@@ -178,6 +178,7 @@ def test_three_steps_save_what_the_auto_classes_load(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_lvlm, "build", None)  # what --init names is trained on
     train_lvlm.main(["--out", str(tmp_path / "second"), "--init", str(folder), *arguments, "--lr", "0"])
+    assert json.loads((tmp_path / "second" / "report.json").read_text())["init"] == report
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "second" / "lvlm")
     state = again.state_dict()
     assert all(torch.allclose(value, state[name]) for name, value in model.state_dict().items())
