@@ -126,8 +126,9 @@ def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
 
     from .looks import CSS, THEME
     from .playground import CLICK
-    from .refuse import Refuse
+    from .refuse import Refuse, refuse_addresses
 
+    refuse_addresses(page)
     _, address, _ = page.launch(
         server_name=host,
         server_port=number,

@@ -71,8 +71,9 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
     """Serves the page; returns its address unless it is to `block`."""
     from starlette.middleware import Middleware
 
-    from .refuse import Refuse
+    from .refuse import Refuse, refuse_addresses
 
+    refuse_addresses(page)
     _, address, _ = page.queue(max_size=256).launch(
         server_name=args.host,
         server_port=args.port or None,
