@@ -122,9 +122,10 @@ def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
     from starlette.middleware import Middleware
 
     from .looks import CSS, THEME
-    from .playground import CLICK
-    from .refuse import Refuse
+    from .playground import POINT
+    from .refuse import Refuse, refuse_addresses
 
+    refuse_addresses(page)
     _, address, _ = page.launch(
         server_name=host,
         server_port=number,
@@ -138,7 +139,7 @@ def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
         max_file_size=MAX_UPLOAD,
         theme=THEME,
         css=CSS,
-        head=CLICK,
+        head=POINT,
         app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
     return address

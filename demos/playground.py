@@ -22,8 +22,9 @@ EXAMPLES = (
     "a pink heart",
 )
 
-# A click on the schedule sets the slider, and the slider moves the line in the schedule.
-CLICK = """<script>
+# Pointing at a step of the schedule, or a click, sets the slider, and the slider moves the line in the schedule. Only a
+# step where the pointer rests counts: each one costs the server pictures, and on its way the pointer crosses many.
+POINT = """<script>
 new MutationObserver(() => {
   const plot = document.querySelector('#schedule .js-plotly-plot');
   if (!plot || !plot.on || plot.dataset.bound) return;
@@ -31,9 +32,19 @@ new MutationObserver(() => {
   const input = document.querySelector('#step input[type=number]');
   const mark = (step) => window.Plotly.relayout(plot, {'shapes[0].x0': step, 'shapes[0].x1': step});
   mark(Number(input.value));
-  plot.on('plotly_click', (event) => {
-    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, event.points[0].x);
+  let resting;
+  const choose = (event) => {
+    clearTimeout(resting);
+    const step = event.points[0].x;
+    if (Number(input.value) === step) return;
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, step);
     for (const kind of ['input', 'change', 'blur']) input.dispatchEvent(new Event(kind, {bubbles: true}));
+  };
+  plot.on('plotly_click', choose);
+  plot.on('plotly_unhover', () => clearTimeout(resting));
+  plot.on('plotly_hover', (event) => {
+    clearTimeout(resting);
+    resting = setTimeout(choose, 150, event);
   });
 }).observe(document, {childList: true, subtree: true});
 </script>"""
@@ -141,7 +152,7 @@ def tab(host: Host) -> None:
             line = gr.HTML(status("Ready."), elem_id="status")
             with gr.Column(visible=False, elem_id="why") as why:
                 figure = gr.Plot(show_label=False, elem_id="schedule", container=False)
-                step = gr.Slider(1, STEPS, 1, step=1, label="Step, also by a click on the schedule", elem_id="step")
+                step = gr.Slider(1, STEPS, 1, step=1, label="Step, also by pointing at the schedule", elem_id="step")
                 gallery = gr.HTML(elem_id="candidates")
                 gr.Markdown(
                     "What the picture would become by each candidate scale, as predicted at this step. The search took "

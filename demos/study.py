@@ -10,13 +10,16 @@ import argparse
 import getpass
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .arguments import Parser, port, positive
 
 PASSWORD = "STUDY_PASSWORD"  # environment variable
+EVERYWHERE = ("0.0.0.0", "::", "[::]")  # hosts to serve at that are no address to go to
 QUESTIONS = ("overall", "alignment", "quality", "text")
 # Gradio would serve files, take uploads, and fetch any address for ``file=https://…``. This page needs none of it.
 NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
@@ -67,13 +70,14 @@ def ask_password(args: argparse.Namespace) -> str:
     return password
 
 
-def serve(page, args: argparse.Namespace, password: str | None, block: bool = True) -> str:
-    """Serves the page; returns its address unless it is to `block`."""
+def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = False) -> str:
+    """Serves the page in threads of its own; returns the address that visitors reach it at."""
     from starlette.middleware import Middleware
 
-    from .refuse import Refuse
+    from .refuse import Refuse, refuse_addresses
 
-    _, address, _ = page.queue(max_size=256).launch(
+    refuse_addresses(page)
+    _, local, shared = page.queue(max_size=256).launch(
         server_name=args.host,
         server_port=args.port or None,
         share=args.share,
@@ -81,8 +85,8 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
         if password is None
         else (lambda user, given: secrets.compare_digest(given.encode(), password.encode())),
         auth_message="Any name, and the password that you were given.",
-        prevent_thread_lock=not block,
-        quiet=not block,
+        prevent_thread_lock=True,
+        quiet=quiet,
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,
@@ -90,7 +94,28 @@ def serve(page, args: argparse.Namespace, password: str | None, block: bool = Tr
         max_file_size="1kb",  # there is nothing to upload
         app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
-    return address
+    return (shared or local).rstrip("/")
+
+
+def links(address: str, host: str, invited: dict[str, str]) -> str:
+    """A line for each rater with their link. `address` is what `serve` returned, `invited` holds the raters' ids."""
+    lines = []
+    url = urlsplit(address)
+    if host in EVERYWHERE and url.hostname in ("localhost", "0.0.0.0", "::"):  # else it is shared
+        here = network_address()
+        address = f"{url.scheme}://{here}:{url.port}"
+        lines = [f"The links call this machine {here}; put another name there if raters reach it by another."]
+    return "\n".join(lines + [f"{name}: {address}/?rater={rater}" for name, rater in invited.items()])
+
+
+def network_address() -> str:
+    """This machine's address in its network, its name where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the route to the outside
+            return probe.getsockname()[0]
+        except OSError:
+            return socket.gethostname()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,15 +146,17 @@ def main(argv: list[str] | None = None) -> None:
             check_every = 0 if args.no_checks else args.check_every
             page = study_page.build(args.study, args.questions, check_every, bool(args.raters), args.show_report)
             store = votes.VoteStore(args.study)
-            for name in args.raters or []:
-                print(f"{name}: http://{args.host}:{args.port}/?rater={store.invite(name)}", flush=True)
+            invited = {name: store.invite(name) for name in args.raters or []}
             store.close()
         except (OSError, ValueError) as error:
             args.error(f"argument study: {error}")
         try:
-            serve(page, args, password)
+            address = serve(page, args, password)
         except OSError as error:
             args.error(f"argument --host, --port: cannot serve at {args.host}:{args.port}: {error}")
+        if invited:  # only now is it known where they lead to
+            print(links(address, args.host, invited), flush=True)
+        page.block_thread()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def serve(ram, monkeypatch):
     def start(folder: Path, *arguments, password: str | None = None, **options) -> str:
         pages.append(study_page.build(folder, *arguments, **options))
         args = study.parse([str(folder), "--port", "0"])
-        return study.serve(pages[-1], args, password, block=False).rstrip("/")
+        return study.serve(pages[-1], args, password, quiet=True)
 
     yield start
     for page in pages:

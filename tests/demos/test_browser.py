@@ -62,12 +62,30 @@ def test_generate_see_the_plot_choose_a_step(browser, address):
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     before = page.locator("#candidates").inner_html()
-    plot.click(position={"x": box["width"] * (2 - 0.4) / (STEPS + 0.2), "y": box["height"] / 2})  # over step 2
+    plot.hover(position={"x": box["width"] * (2 - 0.4) / (STEPS + 0.2), "y": box["height"] / 2})  # over step 2
     page.locator("#candidates mark").get_by_text("kept").wait_for()
     assert (step_of(page), first) == (2, 3)
     assert page.locator("#candidates").inner_html() != before
     line = page.evaluate("document.querySelector('#schedule .js-plotly-plot').layout.shapes[0].x0")
     assert line == 2
+
+    seen = page.evaluate("""async () => {
+      const plot = document.querySelector('#schedule .js-plotly-plot');
+      const input = document.querySelector('#step input[type=number]');
+      const point = (kind, step) => plot.emit(kind, {points: [{x: step}]});
+      const chosen = [];
+      input.addEventListener('change', () => chosen.push(Number(input.value)));
+      for (const step of [3, 4, 5, 6]) point('plotly_hover', step);
+      chosen.push('crossed');
+      await new Promise((done) => setTimeout(done, 1000));
+      point('plotly_hover', 5);
+      plot.emit('plotly_unhover', {});
+      await new Promise((done) => setTimeout(done, 1000));
+      point('plotly_click', 2);
+      chosen.push('clicked');
+      return chosen;
+    }""")
+    assert seen == ["crossed", 6, 2, "clicked"]  # where the pointer rests, and at once where it clicks
 
     page.locator("#step input[type=range]").focus()
     page.keyboard.press("ArrowRight")

@@ -160,6 +160,37 @@ def test_nothing_is_served_but_the_page(served, folder):
         assert names["named_endpoints"] == {}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_links_lead_to_where_the_page_is_served(folder, ram, capsys, monkeypatch, host):
+    opened = []
+
+    def visit_instead(page):  # of waiting for Ctrl-C
+        *_, line = capsys.readouterr().out.strip().splitlines()
+        name, link = line.split(": ")
+        opened.append((name, link, httpx.get(link, trust_env=False, timeout=120).text))
+        page.close()
+
+    monkeypatch.setattr(gr.Blocks, "block_thread", visit_instead)
+    for variable in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(variable, str(ram))  # `main` sets them: puts them back
+    study.main([str(folder), "--raters", "ann", "--host", host, "--port", "0"])
+    ((name, link, text),) = opened
+    assert name == "ann" and link.endswith(f"/?rater={VoteStore(folder).invite('ann')}")
+    assert "Which picture is better?" in text
+    assert not link.startswith(("http://0.0.0.0", "http://localhost"))
+
+
+def test_links_of_a_shared_page_are_public(folder, ram, capsys, monkeypatch):
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://1234.gradio.live")
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: page.close())
+    for variable in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(variable, str(ram))
+    study.main([str(folder), "--raters", "ann", "bob", "--host", "0.0.0.0", "--port", "0", "--share"])
+    store = VoteStore(folder)
+    wanted = [f"{name}: https://1234.gradio.live/?rater={store.invite(name)}" for name in ("ann", "bob")]
+    assert [line for line in capsys.readouterr().out.splitlines() if "?rater=" in line] == wanted
+
+
 BAD = {
     "no study": ([], "study"),
     "both": (["{tmp}", "--votes-for", "60"], "--votes-for"),
