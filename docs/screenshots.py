@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -81,6 +82,17 @@ def explore(page: Any) -> None:
     page.locator("#schedules .js-plotly-plot .main-svg").first.wait_for()
 
 
+def ask(page: Any, picture: Path, question: str) -> None:
+    """Uploads a picture, asks about it and waits for the answer."""
+    open_tab(page, "Ask")
+    page.locator("#picture input[type=file]").set_input_files(picture)
+    page.locator("#picture img").wait_for()
+    page.fill("#question textarea", question)
+    page.click("#ask")
+    page.get_by_text("Answered.").wait_for()
+    page.locator("#answer .card").first.wait_for()
+
+
 def shoot(page: Any, path: Path) -> None:
     """The whole page, after a moment for what is on its way."""
     page.mouse.move(0, 0)
@@ -90,8 +102,11 @@ def shoot(page: Any, path: Path) -> None:
 
 
 def main(folder: Path | None) -> None:
+    from PIL import Image
+
     from demos import app
     from demos.generate import check_late
+    from tinyworld.scenes import make_scene
 
     args = app.parse([])
     check_late(args)
@@ -99,7 +114,9 @@ def main(folder: Path | None) -> None:
     address = app.serve(page, "127.0.0.1", None, block=False)
     out = folder or Path(__file__).parent
     out.mkdir(parents=True, exist_ok=True)
-    with chromium() as browser:
+    with chromium() as browser, TemporaryDirectory() as temporary:
+        picture = Path(temporary) / "picture.png"
+        Image.fromarray(make_scene(7).image).resize((256, 256)).save(picture)  # of three purple squares, and more
         for theme in ("light", "dark") if folder else ("light",):
             for name, size in (("wide", WIDE), ("phone", PHONE)) if folder else (("wide", WIDE),):
                 ending = f"_{theme}_{name}.png" if folder else ".png"
@@ -108,9 +125,8 @@ def main(folder: Path | None) -> None:
                 shoot(visitor, out / f"playground{ending}")
                 explore(visitor)
                 shoot(visitor, out / f"explorer{ending}")
-                if folder:
-                    open_tab(visitor, "Ask")
-                    shoot(visitor, out / f"ask{ending}")
+                ask(visitor, picture, "how many purple squares are there?")
+                shoot(visitor, out / f"ask{ending}")
                 visitor.context.close()
     page.close()
 

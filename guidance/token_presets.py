@@ -1,4 +1,4 @@
-"""Ways to prune visual tokens, by name: the published ones and one of our own."""
+"""The published ways to prune visual tokens, by name."""
 
 from collections.abc import Callable
 
@@ -73,14 +73,6 @@ def divprune(depth: int) -> TokenPruning:
     return TokenPruning([Diversity()], {0: 0.098})
 
 
-def coarse_to_fine(depth: int) -> TokenPruning:
-    """Half of the tokens before the first layer and a fifth half way, diverse ones that the instruction attends to.
-
-    This project's own, chosen on questions about combinations that the embedded model was trained on.
-    """
-    return TokenPruning([Diversity(), InstructionAttention()], {0: 0.5, max(1, depth // 2): 0.2})
-
-
 def random(depth: int) -> TokenPruning:
     """The baseline: random tokens, before the first layer."""
     return TokenPruning([RandomTokens()], {0: 0.125})
@@ -111,7 +103,6 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "sparsevlm": sparsevlm,
     "visionzip": visionzip,
     "divprune": divprune,
-    "coarse-to-fine": coarse_to_fine,
     "zero-tprune": zero_tprune,
     "random": random,
     "uniform": uniform,
