@@ -1,8 +1,10 @@
-r"""The simulated annotator: preference pairs of the embedded model's own pictures, for want of people's.
+r"""The simulated annotator, for want of people: votes on pairs of pictures that the embedded model made, or, which
+costs no sampling, on pairs of rendered scenes of which one shows something else than the caption.
 
     python -m training.train_features --seed 78 --out runs/annotator
-    python -m training.annotator --trajectories runs/trajectories.npz --vae runs/vae/vae \\
-        --annotator runs/annotator/features --out runs/pairs
+    python -m training.annotator --trajectories runs/trajectories.npz --annotator runs/annotator/features \\
+        --out runs/pairs_sampled
+    python -m training.annotator --scenes 15000 --annotator runs/annotator/features --out runs/pairs_rendered
 
 How it votes: a network looks at the pixels and says which colours, shapes, letters, numbers and backgrounds it sees
 (`tinyworld.features.PixelClassifier` of another seed than the Fréchet distance's; the judge has no part in it). The
@@ -22,8 +24,11 @@ from PIL import Image
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from tinyworld.captions import parse_caption
+import tinyworld
+from tinyworld.captions import caption, is_held_out, parse_caption, sample_spec
 from tinyworld.features import PixelClassifier, targets
+from tinyworld.judge import wrong_spec
+from tinyworld.scenes import render
 
 from .pairs import Pair, write_pairs
 from .trajectories import Trajectories
@@ -36,22 +41,22 @@ TIE = 0.05
 def utilities(annotator: PixelClassifier, pixels: torch.Tensor, captions: list[str]) -> np.ndarray:
     """Of pictures uint8 ``(n, 3, 64, 64)``, ``(n,)``: the mean log-likelihood of what each caption tells."""
     wanted = torch.stack([targets(parse_caption(text)) for text in captions])
-    logits, told = annotator.head(annotator(pixels)), wanted >= 0
+    logits, told = torch.cat([annotator.head(annotator(part)) for part in pixels.split(256)]), wanted >= 0
     loss = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), reduction="none")
     return -((loss * told).sum(1) / told.sum(1)).numpy()
 
 
-def votes(made: Trajectories, utility: np.ndarray, seed: int) -> list[Pair]:
-    """One vote on every two neighbouring pictures of a caption."""
+def votes(captions: list[str], utility: np.ndarray, images: int, seed: int) -> list[Pair]:
+    """One vote on every two neighbours among the `images` pictures of a caption, which lie side by side."""
     rng = np.random.default_rng(seed)
     pairs = []
-    for first in range(0, len(utility), made.images):
-        for a in range(first, first + made.images - 1):
+    for first in range(0, len(utility), images):
+        for a in range(first, first + images - 1):
             chance = expit((utility[a] - utility[a + 1]) / TEMPERATURE)
             chosen, rejected = (a, a + 1) if rng.random() < chance else (a + 1, a)
             pairs.append(
                 Pair(
-                    prompt=str(made.captions[a]),
+                    prompt=captions[a],
                     chosen=f"images/{chosen:06}.png",
                     rejected=f"images/{rejected:06}.png",
                     rater="simulated",
@@ -63,6 +68,20 @@ def votes(made: Trajectories, utility: np.ndarray, seed: int) -> list[Pair]:
     return pairs
 
 
+def rendered(n: int, seed: int) -> tuple[torch.Tensor, list[str]]:
+    """Two scenes for each of `n` captions of the train split, uint8 ``(2 n, 3, 64, 64)``: what it says, and the same
+    with one thing wrong. The captions, too, each twice."""
+    rng = np.random.default_rng((seed, 30))
+    pictures, captions = [], []
+    for _ in tqdm(range(n), desc="scenes"):
+        right = sample_spec(rng, "train")
+        while is_held_out(wrong := wrong_spec(right, rng)):
+            pass
+        pictures += [render(spec, rng)[0] for spec in (right, wrong)]
+        captions += [caption(right, rng)] * 2
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), captions
+
+
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """Latents of unit variance to pictures, uint8 ``(n, 3, H, W)``."""
@@ -72,21 +91,28 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trajectories", type=Path, required=True, help=".npz of `training.trajectories`")
-    parser.add_argument("--vae", type=Path, required=True, help="folder of the AutoencoderKL")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trajectories", type=Path, help="pictures of the model: .npz of `training.trajectories`")
+    source.add_argument("--scenes", type=int, help="rendered pictures: how many pairs")
+    vae = tinyworld.WEIGHTS / "text_to_image" / "vae"
+    parser.add_argument("--vae", type=Path, default=vae, help="folder of the AutoencoderKL; default: the embedded one")
     parser.add_argument("--annotator", type=Path, required=True, help="folder of the PixelClassifier that votes")
     parser.add_argument("--out", type=Path, required=True, help="folder of pairs.jsonl and its pictures")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    made = Trajectories.load(args.trajectories)
-    vae = AutoencoderKL.from_pretrained(args.vae).eval()
     annotator = PixelClassifier.from_pretrained(args.annotator).eval()
-    pixels = decode(vae, made.latents[:, -1])
-    utility = utilities(annotator, pixels, made.captions.tolist())
+    if args.scenes:
+        pixels, captions = rendered(args.scenes, args.seed)
+        images = 2
+    else:
+        made = Trajectories.load(args.trajectories)
+        pixels = decode(AutoencoderKL.from_pretrained(args.vae).eval(), made.latents[:, -1])
+        captions, images = made.captions.tolist(), made.images
+    utility = utilities(annotator, pixels, captions)
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(tqdm(pixels.permute(0, 2, 3, 1).numpy(), desc="pictures")):
         Image.fromarray(picture).save(args.out / "images" / f"{i:06}.png")
-    write_pairs(args.out / "pairs.jsonl", votes(made, utility, args.seed))
+    write_pairs(args.out / "pairs.jsonl", votes(captions, utility, images, args.seed))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,8 @@ from diffusers import DiffusionPipeline
 from evaluators import Calibration, Evaluator, load_evaluators
 from guidance import SCALES, GreedySearch
 from pipelines import guide
-from tinyworld.captions import caption, sample_spec
 
-
-def validation_prompts(n: int, seed: int) -> list[str]:
-    """Captions of the training split's combinations."""
-    rng = np.random.default_rng((seed, 10))
-    return [caption(sample_spec(rng, "train"), rng) for _ in range(n)]
+from .data import captions_of
 
 
 def spreads(
@@ -57,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     folders = dict(item.split("=", 1) for item in args.evaluators)
     pipe = DiffusionPipeline.from_pretrained(args.model)
     evaluators = load_evaluators(folders)
-    found = spreads(pipe, evaluators, validation_prompts(args.prompts, 0), tuple(args.scales), args.steps)
+    found = spreads(pipe, evaluators, captions_of("train", args.prompts, 0), tuple(args.scales), args.steps)
     for evaluator in evaluators:
         old, rows = evaluator.calibration, sorted(found[evaluator.name])
         spread = np.interp(old.noise_level, [r[0] for r in rows], [r[1] for r in rows]).round(5)

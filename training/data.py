@@ -14,10 +14,16 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
-from tinyworld.captions import SceneSpec, caption, parse_caption
+from tinyworld.captions import SceneSpec, caption, parse_caption, sample_spec
 from tinyworld.scenes import make_scene
 
 PARAPHRASES = 4
+
+
+def captions_of(split: str, n: int, seed: int) -> list[str]:
+    """`n` captions of the split's combinations. Seed 0 calibrates, 1 tunes rivals, 2 makes trajectories."""
+    rng = np.random.default_rng((seed, 10))
+    return [caption(sample_spec(rng, split), rng) for _ in range(n)]
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:

@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
                 model = PixelClassifier.from_pretrained(folder)
             else:
                 head = issubclass(EVALUATORS[name], CLIPHead)
-                model = load_evaluator(name, folder, load_evaluator("clip", args.runs / "clip/clip") if head else None)
+                clip = args.runs / "clip" / "clip" if (args.runs / "clip").is_dir() else WEIGHTS / "clip"
+                model = load_evaluator(name, folder, load_evaluator("clip", clip) if head else None)
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         (out / "README.md").write_text(card(name, reports))

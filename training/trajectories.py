@@ -1,6 +1,9 @@
 """What the sampler makes of training captions, kept at every step: data for the discriminator and the reward.
 
-python -m training.trajectories --model runs/text_to_image/pipeline --data runs/latents.npz --out runs/trajectories.npz
+    python -m training.trajectories --out runs/trajectories.npz
+
+Neighbouring pictures of a caption, the first and the second, the third and the fourth, begin from one noise and differ
+by their scales alone, which is what guidance has to tell apart.
 """
 
 import argparse
@@ -12,10 +15,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
+import tinyworld
 from guidance import DenoisingStep
 from pipelines import guide
 
-from .data import Latents
+from .data import captions_of
+from .quick import quicken
 
 STEPS = 20
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
@@ -68,13 +73,14 @@ class Trajectories:
 
 @torch.no_grad()
 def sample_trajectories(pipe: StableDiffusionPipeline, captions: list[str], images: int, seed: int) -> Trajectories:
-    """`images` pictures of every caption, each with its own noise and its own wandering scale."""
+    """`images` pictures of every caption, two neighbours from one noise, each with its own wandering scale."""
     pipe.set_progress_bar_config(disable=True)
     texts = [text for text in captions for _ in range(images)]
+    noise = [(seed << 40) + i * images + k // 2 for i in range(len(captions)) for k in range(images)]
     kept, levels = [], []
     for i in tqdm(range(0, len(texts), 32), desc="trajectories"):
-        generator = torch.Generator().manual_seed((seed << 20) + i)
-        guidance = RandomScales(generator)
+        guidance = RandomScales(torch.Generator().manual_seed((seed << 20) + i))
+        generator = [torch.Generator().manual_seed(number) for number in noise[i : i + 32]]
         with guide(pipe, guidance):
             pipe(texts[i : i + 32], num_inference_steps=STEPS, generator=generator, output_type="latent")
         kept.append(torch.stack(guidance.latents, dim=1).cpu())
@@ -84,17 +90,18 @@ def sample_trajectories(pipe: StableDiffusionPipeline, captions: list[str], imag
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of the trained pipeline")
-    parser.add_argument("--data", type=Path, required=True, help=".npz of `training.data`, train split")
+    model = tinyworld.WEIGHTS / "text_to_image"
+    parser.add_argument("--model", type=Path, default=model, help="folder of the pipeline; default: the embedded one")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file")
-    parser.add_argument("-n", type=int, default=1000, help="captions")
-    parser.add_argument("--images", type=int, default=2, help="pictures of each")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-n", type=int, default=2500, help="captions")
+    parser.add_argument("--images", type=int, default=4, help="pictures of each, even")
+    parser.add_argument("--seed", type=int, default=2, help="of captions and noise")
+    parser.add_argument("--split", choices=("train", "test"), default="train")
     args = parser.parse_args(argv)
-    pipe = StableDiffusionPipeline.from_pretrained(args.model)
-    pipe.unet.to(memory_format=torch.channels_last)
-    captions = Latents.load(args.data).captions[: args.n, 0].tolist()
-    sample_trajectories(pipe, captions, args.images, args.seed).save(args.out)
+    if args.images < 2 or args.images % 2:
+        parser.error(f"argument --images: must be even, got {args.images}")
+    pipe = quicken(StableDiffusionPipeline.from_pretrained(args.model))
+    sample_trajectories(pipe, captions_of(args.split, args.n, args.seed), args.images, args.seed).save(args.out)
 
 
 if __name__ == "__main__":

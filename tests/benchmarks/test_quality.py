@@ -10,7 +10,7 @@ from benchmarks import quality, rivals
 from guidance import GUIDERS, SCHEDULES, GreedySearch
 from pipelines.tinyworld import TinyWorldPipeline
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
-from training.calibrate import validation_prompts
+from training.data import captions_of
 
 
 def test_held_out_prompts_are_held_out_balanced_and_fixed():
@@ -19,7 +19,7 @@ def test_held_out_prompts_are_held_out_balanced_and_fixed():
     assert all(is_held_out(spec) for spec in specs)
     assert [spec.category for spec in specs[:5]] == list(CATEGORIES)
     assert prompts == quality.held_out_prompts(50) and prompts != quality.held_out_prompts(50, seed=1)
-    tuned_on = validation_prompts(50, quality.VALIDATION_SEED)
+    tuned_on = captions_of("train", 50, quality.VALIDATION_SEED)
     assert not any(is_held_out(parse_caption(p)) for p in tuned_on), "rivals are tuned on other combinations"
 
 
