@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluators import Calibration, Evaluator, FunctionEvaluator
+import tinyworld
+from evaluators import EVALUATORS, Calibration, Evaluator, FunctionEvaluator, load_evaluator
 from guidance import (
     GUIDERS,
     SCHEDULES,
@@ -25,7 +26,7 @@ STEPS = 20
 STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
-TOLERANCES = (0.05, 0.1, 0.2, 0.4)
+TOLERANCES = (0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Method:
 def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     """The search, and what else is built on it."""
     table = {"dynamic": Method(search)}
-    table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[2:3] if quick else TOLERANCES)}
+    table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
     settings = _settings(search)
@@ -123,7 +124,9 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
     settings = _settings(search)
 
     def changed(evaluators: Sequence[Evaluator] = panel, **kwargs: Any) -> Method:
-        return Method(GreedySearch(evaluators, **settings | kwargs))
+        known = {e.name for e in evaluators}
+        weights = {name: weight for name, weight in search.weights.items() if name in known}
+        return Method(GreedySearch(evaluators, **settings | {"weights": weights} | kwargs))
 
     table = {
         "weights:uniform": changed([_with(e, calibration=None) for e in panel], weights={}),
@@ -131,6 +134,10 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
     }
     if len(panel) > 1:
         table |= {f"only:{e.name}": changed([e], weights={}) for e in panel}
+        table |= {f"without:{e.name}": changed([other for other in panel if other is not e]) for e in panel}
+    for name in sorted(set(EVALUATORS) - set(search.evaluators)):
+        more = load_evaluator(name, tinyworld.WEIGHTS / name, search.evaluators.get("clip"))
+        table[f"with:{name}"] = changed([*panel, more])
     low, high = min(search.scales), max(search.scales)
     for count in (2, 4, 6, 8, 12, 16):
         table[f"candidates:{count}"] = changed(scales=tuple(np.geomspace(low, high, count).round(3).tolist()))

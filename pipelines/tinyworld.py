@@ -10,7 +10,7 @@ from tinyworld import WEIGHTS
 
 from .stable_diffusion import DynamicGuidanceStableDiffusionPipeline
 
-PANEL = ("clip", "discriminator")
+PANEL = ("clip", "discriminator", "reward")
 SCALES = (2.0, 3.5, 5.0, 7.0, 10.0, 14.0)
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 import pipelines.tinyworld
 import tinyworld
-from evaluators import LatentDiscriminator
+from evaluators import LatentCounting, LatentDiscriminator, LatentReward, LatentTextRendering
 from training import train_clip, train_text_to_image, train_vae
 from training.tokenizer import build_tokenizer
 
@@ -33,14 +33,17 @@ def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; delet
             feature_extractor=None,
             requires_safety_checker=False,
         ).save_pretrained(folder / "text_to_image")
-        train_clip.build(in_channels=4, space="noisy").save_pretrained(folder / "clip")
+        clip = train_clip.build(in_channels=4, space="noisy")
+        clip.save_pretrained(folder / "clip")
         LatentDiscriminator().save_pretrained(folder / "discriminator")
+        for head in (LatentReward(), LatentTextRendering(), LatentCounting()):
+            head.read(clip).save_pretrained(folder / head.name)
     return temporary
 
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    """A folder like ``tinyworld/weights``: ``text_to_image``, ``clip`` and ``discriminator``."""
+    """A folder like ``tinyworld/weights``: ``text_to_image`` and the evaluators."""
     return Path(_built().name)
 
 
