@@ -196,55 +196,53 @@ def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, floa
     names, skipped = usable(model, inputs(model, 1))
     presets: dict[str, dict[str, Any]] = {name: {budget: {} for budget in budgets} for name in names}
     for size in (1, 8):
-        batch = inputs(model, size)
-
-        def prefill_seconds(batch: Any = batch) -> float:
-            return seconds(lambda: model(**batch, use_cache=True))
-
-        def write(n: int = NEW_TOKENS, batch: Any = batch) -> Any:  # whatever the random model wants to end with
-            return model.generate(**batch, do_sample=False, max_new_tokens=n, min_new_tokens=n)
-
-        def decode_seconds(write: Callable[..., Any] = write) -> float:  # of `NEW_TOKENS` tokens after the first
-            first, all_ = (seconds(lambda n=n: write(n)) for n in (1, 1 + NEW_TOKENS))
-            return all_ - first
-
-        flops, cache, peak = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
+        costs = (encoder_costs if shape in ENCODERS else model_costs)(model, inputs(model, size), repeats)
         for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
-            method = {"method": name, "keep": budgets[budget]}
-            with prune(model, **method):
-                pruned = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
-            presets[name][budget][f"batch_{size}"] = {
-                "prefill_flops_ratio": round(pruned[0] / flops, 4),
-                **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
-                **time_ratio(model, decode_seconds, method, repeats, "decode_wall_clock"),
-                "kv_bytes_ratio": round(pruned[1] / cache, 4),
-                "peak_memory_ratio": round(pruned[2] / peak, 4) if peak else None,
-                "peak_memory_bytes": pruned[2],
-            }
+            presets[name][budget][f"batch_{size}"] = costs({"method": name, "keep": budgets[budget]})
     return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
 
 
-def measure_encoder(shape: str, repeats: int, device: str, budgets: dict[str, float]) -> dict[str, Any]:
+def model_costs(model: Any, batch: Any, repeats: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What a method costs a vision-language model on `batch`, as shares of what the whole model takes."""
+
+    def prefill_seconds() -> float:
+        return seconds(lambda: model(**batch, use_cache=True))
+
+    def write(n: int = NEW_TOKENS) -> Any:  # whatever the random model wants to end with
+        return model.generate(**batch, do_sample=False, max_new_tokens=n, min_new_tokens=n)
+
+    def decode_seconds() -> float:  # of `NEW_TOKENS` tokens after the first
+        first, all_ = (seconds(lambda n=n: write(n)) for n in (1, 1 + NEW_TOKENS))
+        return all_ - first
+
+    flops, cache, peak = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
+
+    def costs(method: dict[str, Any]) -> dict[str, Any]:
+        with prune(model, **method):
+            pruned = lvlm.prefill_flops(model, batch), cache_bytes(model, batch), peak_bytes(write)
+        return {
+            "prefill_flops_ratio": round(pruned[0] / flops, 4),
+            **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
+            **time_ratio(model, decode_seconds, method, repeats, "decode_wall_clock"),
+            "kv_bytes_ratio": round(pruned[1] / cache, 4),
+            "peak_memory_ratio": round(pruned[2] / peak, 4) if peak else None,
+            "peak_memory_bytes": pruned[2],
+        }
+
+    return costs
+
+
+def encoder_costs(model: Any, batch: Any, repeats: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The same of a vision encoder on its own, which has no cache and writes nothing."""
-    model = build(shape, device)
-    names, skipped = usable(model, inputs(model, 1))
-    presets: dict[str, dict[str, Any]] = {name: {budget: {} for budget in budgets} for name in names}
-    for size in (1, 8):
-        batch = inputs(model, size)
+    flops = lvlm.prefill_flops(model, batch)
 
-        def encode_seconds(batch: Any = batch) -> float:
-            return seconds(lambda: model(**batch))
+    def costs(method: dict[str, Any]) -> dict[str, Any]:
+        with prune(model, **method):
+            pruned = lvlm.prefill_flops(model, batch)
+        times = time_ratio(model, lambda: seconds(lambda: model(**batch)), method, repeats, "wall_clock")
+        return {"flops_ratio": round(pruned / flops, 4), **times}
 
-        flops = lvlm.prefill_flops(model, batch)
-        for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
-            method = {"method": name, "keep": budgets[budget]}
-            with prune(model, **method):
-                pruned = lvlm.prefill_flops(model, batch)
-            presets[name][budget][f"batch_{size}"] = {
-                "flops_ratio": round(pruned / flops, 4),
-                **time_ratio(model, encode_seconds, method, repeats, "wall_clock"),
-            }
-    return {"shape": shape, "device": device, "repeats": repeats, "presets": presets, "skipped": skipped}
+    return costs
 
 
 def show(report: dict[str, Any]) -> None:
@@ -285,8 +283,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"`model` {str(folder)!r} {what}; there is no config.json in it.")
         if args.shape:
             budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
-            measured = measure_encoder if args.shape in ENCODERS else measure_shape
-            report = measured(args.shape, repeats, "cuda" if torch.cuda.is_available() else "cpu", budgets)
+            report = measure_shape(args.shape, repeats, "cuda" if torch.cuda.is_available() else "cpu", budgets)
         else:
             report = measure(folder, questions, repeats)
     except (OSError, ValueError) as error:

@@ -62,11 +62,8 @@ def patch_targets(scene: Scene) -> torch.Tensor:
             inside, rim = distance < 0.8, (distance >= 0.8) & (distance < 1.1)
             count = scene.spec.groups[kind].count
         told = {"color": o.color, "shape": o.shape, "number": NUMBERS[count - 1]}
-        for name, axis in (("across", "x"), ("along", "y")):
-            if axis in where:
-                told[name] = where[axis][kind].removesuffix(" of")
-        for name, word in told.items():
-            found[name][inside] = VIEW[name].index(word) + 1
+        for name, word in (told | _side(where, kind)).items():
+            found[name][inside] = _class(name, word)
         for name in found:
             found[name][rim & (found["color"] <= 0)] = IGNORE
     for o in scene.objects:
@@ -86,13 +83,13 @@ def word_targets(scene: Scene, tokens: list[str]) -> torch.Tensor:
     """
     order = {name: i for i, name in enumerate(VIEW)}
     found = torch.full((len(tokens), len(VIEW)), IGNORE)
-    text = (scene.spec.text or "").lower()
+    text, where = (scene.spec.text or "").lower(), sides(scene)
     for at, token in enumerate(tokens):
         word = token.removeprefix("▁")
         told: dict[str, int] = {}
         if text and word in ("sign", "letters"):
             values = {"color": scene.spec.sign_color, "shape": "sign", "number": NUMBERS[len(text) - 1]}
-            told = {name: VIEW[name].index(value) + 1 for name, value in values.items()}
+            told = {name: _class(name, value) for name, value in values.items()}
         elif text and token in VIEW["letter"]:
             start = max(i for i in range(at) if tokens[i] == "▁") + 1
             alone = at == start and (at + 1 == len(tokens) or tokens[at + 1] not in VIEW["letter"])
@@ -100,15 +97,25 @@ def word_targets(scene: Scene, tokens: list[str]) -> torch.Tensor:
             told = {"letter": VIEW["letter"].index(letter) + 1 if letter else 0}
         elif not text and word in _NOUNS:
             color = tokens[at - 1].removeprefix("▁") if at else ""
-            told = _told(scene, color if color in COLORS else "", _NOUNS[word])
+            told = _told(scene, where, color if color in COLORS else "", _NOUNS[word])
         for name, value in told.items():
             found[at, order[name]] = value
     return found
 
 
-def _told(scene: Scene, color: str, shape: str) -> dict[str, int]:
+def _class(name: str, word: str) -> int:
+    """Of a word of ``VIEW[name]``; 0 is none of them."""
+    return VIEW[name].index(word) + 1
+
+
+def _side(where: dict[str, tuple[str, str]], kind: int) -> dict[str, str]:
+    """On which side of the other kind this one is, ``across`` and ``along`` the picture, where that can be said."""
+    axes = {"across": "x", "along": "y"}
+    return {name: where[axis][kind].removesuffix(" of") for name, axis in axes.items() if axis in where}
+
+
+def _told(scene: Scene, where: dict[str, tuple[str, str]], color: str, shape: str) -> dict[str, int]:
     """What there is to say of the objects of `color` and `shape`, "" for any, as classes of `VIEW`."""
-    where = sides(scene)
     groups = [
         (group, number)
         for number, group in enumerate(scene.spec.groups)
@@ -120,11 +127,10 @@ def _told(scene: Scene, color: str, shape: str) -> dict[str, int]:
     for name in ("color", "shape"):
         values = {getattr(group, name) for group, _ in groups}
         if len(values) == 1:
-            told[name] = VIEW[name].index(values.pop()) + 1
+            told[name] = _class(name, values.pop())
     if len(groups) == 1:
-        for name, axis in (("across", "x"), ("along", "y")):
-            side = where[axis][groups[0][1]].removesuffix(" of") if axis in where else None
-            told[name] = VIEW[name].index(side) + 1 if side else 0
+        told |= {"across": 0, "along": 0}
+        told |= {name: _class(name, word) for name, word in _side(where, groups[0][1]).items()}
     return told
 
 

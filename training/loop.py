@@ -98,9 +98,9 @@ def fit(
         done = progress.step / args.steps if args.steps else progress.seconds / (60 * args.minutes)
         if done >= 1:
             break
+        warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
                 group["lr"] = args.lr * warm_up * decay
         batch = batch_of(progress.step * accelerator.num_processes + accelerator.process_index)
         with accelerator.autocast():

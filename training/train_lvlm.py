@@ -116,8 +116,12 @@ def pack(
     key, query = segments[:, None, :], segments[:, :, None]
     mask = ((key == 0) | (key == query) & (key > 0)) & torch.ones(length, length, dtype=torch.bool).tril()
     words = torch.nn.utils.rnn.pad_sequence(words, batch_first=True, padding_value=IGNORE)
-    return {"input_ids": ids, "position_ids": positions, "labels": labels, "words": words} | {
-        "attention_mask": mask[:, None]
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "labels": labels,
+        "words": words,
+        "attention_mask": mask[:, None],
     }
 
 
@@ -181,10 +185,9 @@ class Learner(torch.nn.Module):
     def matrices(self) -> list[torch.nn.Parameter]:
         """The weights of the model that `loop.fit` trains with Muon: all matrices but embeddings."""
         return [
-            weight
+            module.weight
             for module in self.model.modules()
             if isinstance(module, torch.nn.Linear) and module is not self.model.lm_head
-            for weight in (module.weight,)
         ]
 
     def forward(

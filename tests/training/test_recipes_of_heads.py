@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from evaluators import load_evaluator
 from evaluators.counting import NUMBER
 from evaluators.text import quoted
 from tinyworld.captions import caption, is_held_out, parse_caption, sample_spec
-from training import annotator, train_reward, train_specialist
+from tinyworld.features import PixelClassifier
+from tinyworld.judge import judge
+from training import annotator, train_reward, train_specialist, trajectories
 from training.data import Latents
 from training.noise import LEVELS
 from training.pairs import Pair, read_pairs, write_pairs
@@ -70,14 +73,64 @@ def test_no_file_of_pairs(tmp_path):
 
 def test_the_annotator_votes_by_utility_with_noise():
     n = 400
-    made = Trajectories(torch.zeros(2 * n, 1, 4, 2, 2), torch.zeros(1), np.array(["a red circle"] * 2 * n), images=2)
-    better = np.tile([0.04, 0.0], n)
-    found = annotator.votes(made, better, seed=0)
+    captions = ["a red circle"] * 2 * n
+    found = annotator.votes(captions, np.tile([0.04, 0.0], n), images=2, seed=0)
     first = [pair.chosen < pair.rejected for pair in found]
     assert len(found) == n and {pair.prompt for pair in found} == {"a red circle"}
     assert 0.82 < np.mean(first) < 0.94  # sigmoid(2) = 0.88
     assert not any(pair.tie for pair in found)
-    assert all(pair.tie for pair in annotator.votes(made, np.zeros(2 * n), seed=0))
+    assert all(pair.tie for pair in annotator.votes(captions, np.zeros(2 * n), images=2, seed=0))
+
+
+def test_neighbours_are_paired_within_a_caption_only():
+    found = annotator.votes(["a"] * 4 + ["b"] * 4, np.arange(8.0), images=4, seed=0)
+    assert [(p.prompt, p.rejected[7:13], p.chosen[7:13]) for p in found] == [
+        (prompt, f"{i:06}", f"{i + 1:06}") for prompt, first in (("a", 0), ("b", 4)) for i in range(first, first + 3)
+    ]
+
+
+def test_rendered_pairs_show_the_caption_and_something_else():
+    pixels, captions = annotator.rendered(20, seed=0)
+    assert pixels.shape == (40, 3, 64, 64) and pixels.dtype == torch.uint8 and captions[::2] == captions[1::2]
+    verdicts = np.array(
+        [judge(x.permute(1, 2, 0).numpy(), text).correct for x, text in zip(pixels, captions, strict=True)]
+    )
+    assert verdicts[::2].mean() > 0.9 and verdicts[1::2].mean() < 0.1
+    assert not any(is_held_out(parse_caption(text)) for text in captions)
+
+
+def test_a_folder_of_rendered_pairs(tmp_path):
+    PixelClassifier().save_pretrained(tmp_path / "features")
+    folders = ["--annotator", str(tmp_path / "features"), "--out", str(tmp_path / "pairs")]
+    annotator.main(["--scenes", "3", *folders])
+    pairs = read_pairs(tmp_path / "pairs" / "pairs.jsonl")
+    assert [{pair.chosen[7:13], pair.rejected[7:13]} for pair in pairs] == [
+        {"000000", "000001"},
+        {"000002", "000003"},
+        {"000004", "000005"},
+    ]
+
+
+def test_neighbouring_trajectories_share_their_noise(weights, tmp_path, monkeypatch):
+    """With one scale to begin with the first and second pictures of a caption are one picture after the first step."""
+    monkeypatch.setattr(trajectories, "SCALES", (3.0,))
+    monkeypatch.setattr(trajectories, "STEPS", 2)
+    pipe = StableDiffusionPipeline.from_pretrained(weights / "text_to_image")
+    made = trajectories.sample_trajectories(pipe, ["a red circle", "a blue star"], 4, seed=0)
+    made.save(tmp_path / "made.npz")
+    made = Trajectories.load(tmp_path / "made.npz")
+    assert made.captions.tolist() == ["a red circle"] * 4 + ["a blue star"] * 4 and made.latents.shape[:2] == (8, 2)
+    first = made.latents[:, 0].float()
+    for i in range(0, 8, 2):
+        assert torch.allclose(first[i], first[i + 1], atol=1e-2)
+        assert not torch.allclose(first[i], first[(i + 2) % 8], atol=0.1)
+    assert not torch.allclose(made.latents[0, 1].float(), made.latents[1, 1].float(), atol=1e-2), "scales wander apart"
+
+
+def test_an_odd_number_of_pictures_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        trajectories.main(["--images", "3", "--out", str(tmp_path / "made.npz")])
+    assert "must be even, got 3" in capsys.readouterr().err
 
 
 def test_spoiled_prompts_are_wrong_in_one_thing():
@@ -126,8 +179,20 @@ def test_the_reward_trains_and_loads(pairs_file, clip_folder, weights, tmp_path)
     folders = ["--pairs", str(pairs_file), "--clip", str(clip_folder), "--vae", str(weights / "text_to_image" / "vae")]
     train_reward.main([*folders, "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"])
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["pairs"] == 24 and report["held_out_pairs"] in (3, 4)  # both pairs of two prompts, but the tie
+    assert report["pairs"] == 24 and report["test_pairs"] in (3, 4)  # both pairs of two prompts, but the tie
     assert load_evaluator("reward", tmp_path / "reward").calibration.noise_level == LEVELS
+
+
+def test_the_reward_is_tested_on_pairs_of_their_own(pairs_file, clip_folder, weights, tmp_path):
+    """Several files to train on; a picture in many pairs is encoded once."""
+    votes = train_reward.Votes([pairs_file, pairs_file], "overall")
+    assert len(votes.pairs) == 48 and len(votes.files) == 4 and votes.pictures.shape == (48, 2)
+    assert [votes.files[i].name for i in votes.pictures[0]] == ["0.png", "1.png"]
+    vae = str(weights / "text_to_image" / "vae")
+    paths = ["--pairs", str(pairs_file), str(pairs_file), "--test-pairs", str(pairs_file), "--vae", vae]
+    train_reward.main([*paths, "--clip", str(clip_folder), "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["pairs"] == 48 and report["test_pairs"] == 23, "all but the tie"
 
 
 def test_votes_are_read_of_one_question(pairs_file, clip_folder, weights, tmp_path, capsys):
