@@ -11,10 +11,11 @@ left out on both sides. The ratio is over the denoiser alone, without VAE and te
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import diffusers
@@ -31,10 +32,11 @@ from diffusers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import tinyworld
-from demos.arguments import positive
-from evaluators import Context
+from demos.arguments import positive, scales
+from evaluators import EVALUATORS, Context, load_evaluators
 from guidance import GreedySearch
-from pipelines import TinyWorldPipeline, guide
+from pipelines import guide
+from pipelines.tinyworld import PANEL, SCALES, default_guidance
 from training.loop import hardware
 
 from .provenance import commit
@@ -94,14 +96,15 @@ def denoiser_flops(config: dict[str, Any], batch_size: int, tokens: int) -> int:
     return count(lambda: unet(latents, timestep, text, **extra))
 
 
-def evaluator_flops(evaluator: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """FLOPs of scoring candidates of `shape` ``(batch, candidates, C, H, W)`` at one step, and once for every run
-    (the prompt's encoding, which is remembered)."""
-    twin = copy.deepcopy(evaluator).to("meta")
-    context = Context([PROMPT] * shape[0], 0.0, 0.5)
-    # New candidates each time, as in a run: what was seen of the last ones is remembered too.
-    first, later = (count(lambda: twin(torch.empty(shape, device="meta"), context)) for _ in range(2))
-    return later, first - later
+def evaluator_flops(evaluators: Iterable[Any], shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """FLOPs of each evaluator's scoring of candidates of `shape` ``(batch, candidates, C, H, W)`` at one step, and once
+    for every run (the prompt's encoding, which is remembered). Heads find what their CLIP saw, as in a run."""
+    twins = [twin.to("meta") for twin in copy.deepcopy(list(evaluators))]
+    context, counts = Context([PROMPT] * shape[0], 0.0, 0.5), []
+    for _ in range(2):  # new candidates each time: what was seen of the last ones is remembered too
+        candidates = torch.empty(shape, device="meta")
+        counts.append({twin.name: count(functools.partial(twin, candidates, context)) for twin in twins})
+    return {name: (later, counts[0][name] - later) for name, later in counts[1].items()}
 
 
 def searched_steps(search: GreedySearch, steps: int) -> int:
@@ -115,7 +118,7 @@ def flops(search: GreedySearch, config: dict[str, Any], tokens: int, steps: int,
     """FLOPs of a run with the search over those of the denoiser alone."""
     size = config["sample_size"]
     shape = (batch_size, len(search.scales), config["in_channels"], size, size)
-    scoring = {name: evaluator_flops(evaluator, shape) for name, evaluator in search.evaluators.items()}
+    scoring = evaluator_flops(search.evaluators.values(), shape)
     denoiser, searched = denoiser_flops(config, batch_size, tokens), searched_steps(search, steps)
     extra = sum(searched * step + once for step, once in scoring.values()) if searched else 0
     return {
@@ -123,6 +126,7 @@ def flops(search: GreedySearch, config: dict[str, Any], tokens: int, steps: int,
         "candidates": len(search.scales),
         "searched_steps": searched,
         "denoiser_flops_per_step": denoiser,
+        "evaluator_flops_per_step_ratio": sum(step for step, _ in scoring.values()) / denoiser,
         "evaluator_flops_per_step": {name: step for name, (step, _) in scoring.items()},
         "evaluator_flops_per_run": {name: once for name, (_, once) in scoring.items()},
     }
@@ -189,12 +193,10 @@ def wall_clock(
     }
 
 
-def measure(shape: str, steps: int, batch_size: int, repeats: int, device: str) -> dict[str, Any]:
+def measure(search: GreedySearch, shape: str, steps: int, batch_size: int, repeats: int, device: str) -> dict[str, Any]:
     """Everything that ``--json`` prints."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
-    default = TinyWorldPipeline.from_pretrained(tinyworld.WEIGHTS / "text_to_image")
-    search = default.guidance
     report = {"shape": shape, "steps": steps, "batch_size": batch_size, "repeats": repeats, "device": device}
     if shape == "tinyworld" or device.startswith("cuda"):
         pipe, call = host(shape, device, batch_size)
@@ -202,7 +204,8 @@ def measure(shape: str, steps: int, batch_size: int, repeats: int, device: str) 
     else:
         reason = f"the denoiser of {shape} takes a GPU, and `device` is {device}"
         report |= {"wall_clock_ratio": None, "wall_clock_reason": reason}
-    config = dict(default.unet.config) if shape == "tinyworld" else CONFIGS[shape]
+    embedded = tinyworld.WEIGHTS / "text_to_image"
+    config = UNet2DConditionModel.load_config(embedded, subfolder="unet") if shape == "tinyworld" else CONFIGS[shape]
     report |= flops(search, config, TOKENS[shape], steps, batch_size)
     provenance = {"hardware": hardware(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     return report | provenance | {"commit": commit()}
@@ -210,6 +213,8 @@ def measure(shape: str, steps: int, batch_size: int, repeats: int, device: str) 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
+    parser.add_argument("--scales", type=scales, default=SCALES, help="the candidates, between commas")
     parser.add_argument("--shape", choices=("tinyworld", *CONFIGS), default="tinyworld")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--batch-size", type=positive, default=4)
@@ -217,7 +222,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     args = parser.parse_args(argv)
-    report = measure(args.shape, args.steps, args.batch_size, args.repeats, args.device)
+    search = default_guidance(
+        load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators}), args.scales
+    )
+    report = measure(search, args.shape, args.steps, args.batch_size, args.repeats, args.device)
     if args.json:
         print(json.dumps(report, indent=1))
         return

@@ -79,10 +79,11 @@ class CLIPHead(LatentEvaluator):
         return torch.einsum("bkd,bd->bk", self.image(features), query)
 
     def forward(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
-        asked = torch.tensor([self.asked(prompt) for prompt in context.prompt], device=candidates.device)
-        if not asked.any():
+        asked = [self.asked(prompt) for prompt in context.prompt]
+        if not any(asked):
             return torch.zeros(candidates.shape[:2], device=candidates.device)
         if candidates.device != self.device:
             self.to(candidates.device)
         features = self.clip.features(candidates, context).to(self.dtype)
-        return torch.where(asked[:, None], self.logits(features, self.query(context.prompt)), 0.0)
+        speaks = torch.tensor(asked, device=candidates.device)[:, None]
+        return torch.where(speaks, self.logits(features, self.query(context.prompt)), 0.0)

@@ -112,7 +112,12 @@ def main(argv: list[str] | None = None) -> None:
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(tqdm(pixels.permute(0, 2, 3, 1).numpy(), desc="pictures")):
         Image.fromarray(picture).save(args.out / "images" / f"{i:06}.png")
-    write_pairs(args.out / "pairs.jsonl", votes(captions, utility, images, args.seed))
+    pairs = votes(captions, utility, images, args.seed)
+    write_pairs(args.out / "pairs.jsonl", pairs)
+    better = [utility[int(Path(p.chosen).stem)] > utility[int(Path(p.rejected).stem)] for p in pairs if not p.tie]
+    print(
+        f"{len(pairs)} votes, {len(pairs) - len(better)} ties, {np.mean(better):.2f} of the others for the better one"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.overhead import count, evaluator_flops, flops, main, searched_steps
-from evaluators import FunctionEvaluator
+from evaluators import FunctionEvaluator, load_evaluators
 from guidance import GreedySearch
 from pipelines import TinyWorldPipeline
 
@@ -40,8 +40,16 @@ def test_counts_convolutions_products_and_attention():
 
 def test_evaluator_flops():
     evaluator = Small()
-    assert evaluator_flops(evaluator, (2, 5, 4, 16, 16)) == (2 * 5 * SMALL, 0)
+    assert evaluator_flops([evaluator], (2, 5, 4, 16, 16)) == {"small": (2 * 5 * SMALL, 0)}
     assert evaluator.conv.weight.device.type == "cpu"  # the one that was given is left alone
+
+
+def test_a_head_costs_little_beside_its_clip(weights):
+    shape = (2, 5, 4, 16, 16)
+    panel = load_evaluators({name: weights / name for name in ("clip", "reward")})
+    alone, together = evaluator_flops(panel[1:], shape), evaluator_flops(panel, shape)
+    assert together["reward"][0] < together["clip"][0] / 20 < alone["reward"][0]
+    assert together["reward"][0] == 2 * 10 * (1536 * 128 + 128 * 64 + 64 + 64) + 2 * 2 * (128 * 128 + 128 * 64)
 
 
 def test_ratio_by_hand(embedded):
@@ -81,7 +89,7 @@ def test_embedded_shape(embedded, capsys):
     assert report.keys() >= KEYS
     assert report["wall_clock_ratio"] > 0
     assert len(report["static_seconds"]) == len(report["dynamic_seconds"]) == 2
-    assert set(report["evaluator_flops_per_step"]) == {"clip", "discriminator"}
+    assert set(report["evaluator_flops_per_step"]) == {"clip", "discriminator", "reward"}
 
 
 def test_in_words(embedded, capsys):
