@@ -1,10 +1,10 @@
 """Pictures of what `benchmarks.quality` or `benchmarks.pruning` wrote, for the docs.
 
-    python -m benchmarks.plots results.json --out docs
+    python -m benchmarks.plots results.json --out docs [--table]
 
 Of quality it writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
 ``reliability.png``, how well each evaluator ranks at each noise level; ``front.png``, accuracy against passes of the
-denoiser. Of pruning ``pruning.png``, right answers against FLOPs.
+denoiser. Of pruning ``pruning.png``, right answers against FLOPs. ``--table`` prints the methods as Markdown.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def reliability(report: dict[str, Any]) -> Figure:
     """Each evaluator's accuracy in ranking pairs against the share of noise; 0.5 is chance."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name, calibration in report["search"]["calibration"].items():
+    for name, calibration in report["calibration"].items():
         if calibration is not None:
             axes.plot(calibration["noise_level"], calibration["reliability"], marker=".", label=name)
     axes.axhline(0.5, color="grey", linestyle=":")
@@ -80,6 +80,24 @@ def pruning(report: dict[str, Any]) -> Figure:
     return figure
 
 
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Methods of a quality report as a Markdown table, those that are right most often first."""
+
+    def interval(cell: dict[str, float], form: str) -> str:
+        return f"{cell['mean']:{form}} [{cell['low']:{form}}, {cell['high']:{form}}]"
+
+    categories = list(next(iter(rows.values()))["categories"])
+    names = ["guidance", "right", "less best static", *categories, "wins", "Fréchet", "diversity", "passes"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
+        cells = [name, f"{row['accuracy']:.3f}", interval(row["minus_best_static"], "+.3f")]
+        cells += [f"{row['categories'][category]:.2f}" for category in categories]
+        cells += [interval(row["win_rate"], ".2f"), f"{row['frechet_distance']:.0f}"]
+        cells += ["–" if row["diversity"] is None else f"{row['diversity']:.2f}", f"{row['nfe']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 PLOTS = {"scales": scales, "reliability": reliability, "front": front}
 PRUNING_PLOTS = {"pruning": pruning}
 
@@ -88,10 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="what `benchmarks.quality` or `benchmarks.pruning` printed")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
+    parser.add_argument("--table", action="store_true", help="print the methods of quality as Markdown")
     args = parser.parse_args(argv)
     try:
         report = json.loads(args.results.read_text(encoding="utf-8"))
         figures = {name: plot(report) for name, plot in (PRUNING_PLOTS if "presets" in report else PLOTS).items()}
+        tables = [table(report[key]) for key in ("methods", "ablations") if args.table and report.get(key)]
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(
@@ -102,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, figure in figures.items():
         figure.savefig(args.out / f"{name}.png", dpi=120)
         print(args.out / f"{name}.png")
+    for text in tables:
+        print(f"\n{text}")
     return 0
 
 

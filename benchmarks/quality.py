@@ -25,7 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 import tinyworld
-from evaluators import Context
+from evaluators import EVALUATORS, Context
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
@@ -235,6 +235,9 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         "steps": STEPS,
         "timesteps": results["dynamic"]["timestep"][0].tolist(),
         "search": settings(pipe),
+        "calibration": {
+            name: cls.load_config(tinyworld.WEIGHTS / name)["calibration"] for name, cls in EVALUATORS.items()
+        },
         "precision": "bfloat16, compiled" if args.compile else "float32",
         "hardware": hardware(),
         "commit": commit(),

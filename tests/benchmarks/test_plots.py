@@ -27,11 +27,9 @@ REPORT = {
         "budget:0.1": {"accuracy": 0.48, "nfe": 30.0},
         "best_of_4:3": {"accuracy": 0.47, "nfe": 160.0},
     },
-    "search": {
-        "calibration": {
-            "clip": {"noise_level": [0.1, 0.9], "reliability": [0.9, 0.6], "spread": [1.0, 1.0]},
-            "plain": None,
-        }
+    "calibration": {
+        "clip": {"noise_level": [0.1, 0.9], "reliability": [0.9, 0.6], "spread": [1.0, 1.0]},
+        "plain": None,
     },
 }
 
@@ -56,6 +54,21 @@ def test_front():
     points = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
     assert points["static"] == [[40.0, 0.4], [40.0, 0.45]] and points["best_of_4"] == [[160.0, 0.47]]
     assert axes.lines[0].get_xydata().tolist() == [[30.0, 0.48], [40.0, 0.5]], "dominated methods are not on it"
+
+
+def test_table():
+    between = {"mean": 0.01, "low": -0.02, "high": 0.04}
+    row = {"minus_best_static": between, "win_rate": between, "frechet_distance": 211.4, "nfe": 40.0, "diversity": None}
+    rows = {
+        "static:3": row | {"accuracy": 0.4, "categories": {"count": 0.5, "text": 0.0}},
+        "dynamic": row | {"accuracy": 0.5, "categories": {"count": 0.75, "text": 0.0}, "diversity": 9.876},
+    }
+    head, _, first, second = plots.table(rows).split("\n")
+    assert head.split(" | ")[1:5] == ["right", "less best static", "count", "text"]
+    assert first == (
+        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] | 211 | 9.88 | 40.0 |"
+    )
+    assert second.startswith("| static:3 | 0.400 |") and "| – |" in second
 
 
 PRUNING = {
