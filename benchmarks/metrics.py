@@ -88,6 +88,30 @@ def best_per_category(
     return {"accuracy": round(float(right / len(categories)), 4), "chosen": chosen}
 
 
+def hindsight(correct: np.ndarray, scores: np.ndarray, seeds: int) -> dict[str, float | None]:
+    """What choosing among several methods after the fact would bring: how much there is to win, and with what.
+
+    Args:
+        correct: ``(methods, images)`` of 0 and 1, images in prompt-major order.
+        scores: an evaluator's scores of the finished images, of the same shape.
+
+    Returns:
+        Accuracy of the best method of every image (``judge``: asking the judge, which no method may), of the method
+        whose image the evaluator prefers (``evaluator``), and of the one that is best for a prompt with its first seed,
+        on its other seeds (``other_seeds``, `None` with one seed; between equals that which is best overall).
+    """
+    found = {
+        "judge": correct.max(0).mean(),
+        "evaluator": np.take_along_axis(correct, scores.argmax(0)[None], 0).mean(),
+        "other_seeds": None,
+    }
+    if seeds > 1:
+        overall, by_prompt = correct.mean(1), correct.reshape(len(correct), -1, seeds)
+        best = (by_prompt[..., 0] + overall[:, None] / 2).argmax(0)
+        found["other_seeds"] = np.take_along_axis(by_prompt[..., 1:], best[None, :, None], 0).mean()
+    return {name: value if value is None else round(float(value), 4) for name, value in found.items()}
+
+
 def per_step(scale: np.ndarray, categories: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Mean and standard deviation of scales ``(images, steps)`` for each category that occurs."""
     categories, table = np.asarray(categories), {}

@@ -63,3 +63,11 @@ def test_diversity(features):
         f = features.classifier(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
     expected = np.mean([np.linalg.norm(f[i] - f[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
     assert features.diversity(images[:3], 3) == pytest.approx(expected, abs=1e-3)
+
+
+def test_hindsight():
+    """Two methods, two prompts with two seeds each; the evaluator is right about the first and the last image."""
+    correct = np.array([[1, 0, 0, 0], [0, 1, 0, 1]])
+    scores = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    assert metrics.hindsight(correct, scores, seeds=2) == {"judge": 0.75, "evaluator": 0.5, "other_seeds": 0.5}
+    assert metrics.hindsight(correct, scores, seeds=1)["other_seeds"] is None
