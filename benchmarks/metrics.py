@@ -98,17 +98,20 @@ def hindsight(correct: np.ndarray, scores: np.ndarray, seeds: int) -> dict[str, 
     Returns:
         Accuracy of the best method of every image (``judge``: asking the judge, which no method may), of the method
         whose image the evaluator prefers (``evaluator``), and of the one that is best for a prompt with its first seed,
-        on its other seeds (``other_seeds``, `None` with one seed; between equals that which is best overall).
+        on its other seeds (``other_seeds``; between equals that which is best overall), beside the method that is best
+        overall on those seeds (``other_seeds_overall``); both `None` with one seed.
     """
     found = {
         "judge": correct.max(0).mean(),
         "evaluator": np.take_along_axis(correct, scores.argmax(0)[None], 0).mean(),
         "other_seeds": None,
+        "other_seeds_overall": None,
     }
     if seeds > 1:
         overall, by_prompt = correct.mean(1), correct.reshape(len(correct), -1, seeds)
         best = (by_prompt[..., 0] + overall[:, None] / 2).argmax(0)
         found["other_seeds"] = np.take_along_axis(by_prompt[..., 1:], best[None, :, None], 0).mean()
+        found["other_seeds_overall"] = by_prompt[overall.argmax(), :, 1:].mean()
     return {name: value if value is None else round(float(value), 4) for name, value in found.items()}
 
 

@@ -40,7 +40,7 @@ def reliability(report: dict[str, Any]) -> Figure:
             axes.plot(calibration["noise_level"], calibration["reliability"], marker=".", label=name)
     axes.axhline(0.5, color="grey", linestyle=":")
     axes.set(xlabel="share of noise", ylabel="pairs ranked rightly", xlim=(1, 0), ylim=(0.45, 1))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
