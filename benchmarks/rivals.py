@@ -56,7 +56,6 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
         return table
     settings = _settings(search)
     panel = list(search.evaluators.values())
-    table["refined"] = Method(GreedySearch(panel, **settings, refine=True))
     table |= {f"beam:{w}": Method(BeamSearch(panel, w, **settings), n=w) for w in (2, 3, 4) if w <= len(search.scales)}
     table |= {f"dynamic_best_of:{n}": Method(search, n=n, best=True) for n in (2, 4)}
     return table

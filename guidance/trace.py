@@ -23,10 +23,10 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
-            ``weights`` (both name to number), ``total`` ``(batch, candidates)`` and, with `refine`, ``refined``
-            ``(batch,)``, the scale tried besides. Where particles were resampled, their ``reward`` ``(batch,)`` and
-            ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``. Of a beam, ``parents``
-            ``(batch,)``: row i of this step's scales is a step of row ``parents[i]`` of its scores.
+            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``. Where particles were resampled,
+            their ``reward`` ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row
+            ``rows[i]``. Of a beam, ``parents`` ``(batch,)``: row i of this step's scales is a step of row
+            ``parents[i]`` of its scores.
     """
 
     candidates: tuple[float, ...] = ()
@@ -85,7 +85,7 @@ class GuidanceTrace:
 
         def cut(step: dict[str, Any], row: int, parent: int) -> dict[str, Any]:
             per_sample = {k: step[k][row : row + 1] for k in ("scale", "nfe", "reward", "rows", "parents") if k in step}
-            per_sample |= {k: step[k][parent : parent + 1] for k in ("total", "refined") if k in step}
+            per_sample |= {"total": step["total"][parent : parent + 1]} if "total" in step else {}
             if "scores" in step:
                 per_sample["scores"] = {name: values[parent : parent + 1] for name, values in step["scores"].items()}
             return step | per_sample
