@@ -32,7 +32,6 @@ class Decision(NamedTuple):
         record: its reasons, for the trace.
         prediction: what takes the place of the guided prediction, shaped as it; `scale` is then only recorded.
         rows: ``(batch,)`` integers: after the step, row i goes on from row ``rows[i]``. `None`: from itself.
-        parents: the same before the step: row i is a step of row ``parents[i]``, with the scale of row i.
         skip: ``(batch,)`` bool: rows whose unconditional pass the next step leaves out. `None`: none.
     """
 
@@ -40,7 +39,6 @@ class Decision(NamedTuple):
     record: dict[str, Any]
     prediction: torch.Tensor | None = None
     rows: torch.Tensor | None = None
-    parents: torch.Tensor | None = None
     skip: torch.Tensor | None = None
 
 
