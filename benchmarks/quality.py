@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--validation", type=int, default=120, help="captions that rivals are tuned on")
     parser.add_argument("--ablations", action="store_true", help="the search with one thing changed, too")
-    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, beam, …")
+    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
     parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
     parser.add_argument("--device", default="cpu")

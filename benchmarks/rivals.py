@@ -12,7 +12,6 @@ from evaluators import EVALUATORS, Calibration, Evaluator, FunctionEvaluator, lo
 from guidance import (
     GUIDERS,
     SCHEDULES,
-    BeamSearch,
     Budget,
     Exponential,
     FeynmanKac,
@@ -35,7 +34,7 @@ class Method:
 
     Attributes:
         guidance: what `pipelines.guide` takes.
-        n: images, or rows of a beam, that are made for each one kept.
+        n: images that are made for each one kept.
         best: whether the evaluators keep the best of the n; the first otherwise.
         steps: denoising steps.
         options: what else the pipeline is called with.
@@ -54,10 +53,6 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
-    settings = _settings(search)
-    panel = list(search.evaluators.values())
-    table["refined"] = Method(GreedySearch(panel, **settings, refine=True))
-    table |= {f"beam:{w}": Method(BeamSearch(panel, w, **settings), n=w) for w in (2, 3, 4) if w <= len(search.scales)}
     table |= {f"dynamic_best_of:{n}": Method(search, n=n, best=True) for n in (2, 4)}
     return table
 

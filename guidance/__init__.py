@@ -1,6 +1,5 @@
 """Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
 
-from .beam import BeamSearch
 from .budget import Budget
 from .feynman_kac import FeynmanKac
 from .guiders import GUIDERS, Guider
@@ -24,7 +23,6 @@ __all__ = [
     "SCALES",
     "SCHEDULES",
     "TOKEN_PRESETS",
-    "BeamSearch",
     "Budget",
     "Cosine",
     "Decision",

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from .beam import BeamSearch
 from .feynman_kac import FeynmanKac
 from .schedules import check_scale
 from .step import Decision, DenoisingStep, Guidance
@@ -44,8 +43,8 @@ class Budget:
     def __init__(self, guidance: Guidance, tolerance: float = 0.2, reuse: bool = True, recheck: int | None = 6) -> None:
         if not hasattr(guidance, "decide"):
             raise TypeError(f"`guidance` must be a GreedySearch or a Schedule, got {type(guidance).__name__}.")
-        if isinstance(guidance, (BeamSearch, FeynmanKac)):
-            raise TypeError(f"`guidance` must leave rows in their places, and {type(guidance).__name__} does not.")
+        if isinstance(guidance, FeynmanKac):
+            raise TypeError("`guidance` must leave rows in their places, and FeynmanKac does not.")
         check_scale("tolerance", tolerance)
         if recheck is not None and (not isinstance(recheck, int) or recheck < 2):
             raise ValueError(f"`recheck` must be None or an integer of at least 2, got {recheck!r}.")

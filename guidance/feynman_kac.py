@@ -81,7 +81,14 @@ class FeynmanKac(Panel):
 
     def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
         """As `Panel.check`; ValueError also where the batch is not made of groups of `particles` with one prompt."""
-        self.check_groups("particles", self.particles, sample, prompt)
+        size = self.particles
+        one_prompt = prompt is None or all(len(set(prompt[i : i + size])) == 1 for i in range(0, len(sample), size))
+        if len(sample) % size or not one_prompt:
+            raise ValueError(
+                f"`particles` is {size}, and the {len(sample)} images are not that many of each prompt: pass "
+                f"`num_images_per_prompt={size}`."
+            )
+        super().check(sample, prompt)
 
     def decide(self, step: DenoisingStep) -> Decision:
         """The pipeline's own prediction, and the rows ``(batch,)`` that go on."""

@@ -54,17 +54,6 @@ class Panel:
             if not scores.isfinite().all():
                 raise ValueError(f"evaluator {name!r} must return finite scores, got {scores.tolist()}.")
 
-    def check_groups(self, name: str, size: int, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
-        """As `check`; ValueError also where the rows are not groups of `size`, the argument `name`, with one prompt."""
-        groups = range(0, len(sample), size)
-        one_prompt = prompt is None or all(len(set(prompt[i : i + size])) == 1 for i in groups)
-        if len(sample) % size or not one_prompt:
-            raise ValueError(
-                f"`{name}` is {size}, and the {len(sample)} images are not that many of each prompt: pass "
-                f"`num_images_per_prompt={size}`."
-            )
-        Panel.check(self, sample, prompt)
-
     def ask(
         self,
         candidates: Callable[[str], torch.Tensor],

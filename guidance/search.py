@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from evaluators.base import Evaluator
-from evaluators.combine import by_spread, combine
 
 from .panel import Panel
 from .schedules import check_window
@@ -22,10 +21,6 @@ class GreedySearch(Panel):
 
     The denoiser runs as it does without the search; per candidate only the evaluators run.
 
-    With `refine` a parabola through the combined scores of the best scale and its two neighbours proposes one more
-    scale for each row; the evaluators score it too, and it is taken where its combined score is the best of all. The
-    trace has the proposals as ``refined``.
-
     Args:
         evaluators: evaluators or plain functions (`evaluators.base`), with distinct names.
         scales: candidate guidance scales, finite, at least 0, distinct. A single one is static guidance.
@@ -33,7 +28,6 @@ class GreedySearch(Panel):
         start, stop: the stretch of the steps that is searched, ``0 <= start < stop <= 1``; outside it the pipeline's
             own `guidance_scale` is used.
         every: search at every n-th step and hold the scale in between.
-        refine: look between the `scales` too; takes at least 3 of them.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
@@ -47,13 +41,12 @@ class GreedySearch(Panel):
         start: float = 0.0,
         stop: float = 1.0,
         every: int = 1,
-        refine: bool = False,
     ) -> None:
         super().__init__(evaluators, weights)
         if not isinstance(scales, Iterable):
             raise TypeError(f"`scales` must be a list, got {type(scales).__name__}.")
         self.scales = tuple(float(s) for s in scales)
-        self.start, self.stop, self.every, self.refine = start, stop, every, refine
+        self.start, self.stop, self.every = start, stop, every
         if not self.scales or len(set(self.scales)) != len(self.scales):
             raise ValueError(f"`scales` must be distinct and at least one, got {list(scales)}.")
         if not all(math.isfinite(s) and s >= 0 for s in self.scales):
@@ -63,8 +56,6 @@ class GreedySearch(Panel):
         check_window(start, stop)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
-        if refine and len(self.scales) < 3:
-            raise ValueError(f"`refine` takes at least 3 `scales`, got {list(scales)}.")
 
     def decide(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict]:
         """The scale of every row ``(batch,)``, `None` to leave the pipeline's own, and its reasons, for the trace.
@@ -81,12 +72,9 @@ class GreedySearch(Panel):
         )
         if not any(record["weights"].values()):
             return None, record
-        scales = torch.tensor(self.scales, device=total.device).expand(len(total), -1)
-        if self.refine:
-            scales, total, record = self.refined(step, scales, total, record)
-        best = total.nan_to_num(nan=-torch.inf).argmax(dim=1, keepdim=True)
+        best = torch.tensor(self.scales, device=total.device)[total.nan_to_num(nan=-torch.inf).argmax(dim=1)]
         told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
-        return torch.where(told, scales.gather(1, best)[:, 0], step.own_scale), record
+        return torch.where(told, best, step.own_scale), record
 
     def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
         """The decision at a step outside the window or between two searches, `None` where it is to be searched."""
@@ -95,35 +83,3 @@ class GreedySearch(Panel):
         if step.since(self.start) % self.every and step.previous is not None:
             return step.previous, {}
         return None
-
-    def refined(self, step: DenoisingStep, scales: torch.Tensor, total: torch.Tensor, record: dict) -> tuple:
-        """`scales` and `total`, ``(batch, candidates + 1)`` with the proposal of each row as the last, and the record
-        with it."""
-        proposed = vertex(scales, total)
-        _, further = self.ask(
-            lambda space: step.candidates(proposed, space), step.noise_level, step.prompt, step.timestep
-        )
-        scores = {name: torch.cat([record["scores"][name], further["scores"][name]], 1) for name in record["scores"]}
-        total, _ = combine(scores, self.weights, by_spread(self.evaluators, record["noise_levels"]))
-        return torch.cat([scales, proposed], 1), total, record | {"refined": proposed[:, 0]}
-
-
-def vertex(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Where the parabola through the highest of the points and its two neighbours is highest.
-
-    Args:
-        x, y: ``(rows, n)``, `x` in any order; a NaN in `y` is the lowest.
-
-    Returns:
-        ``(rows, 1)``; the highest point's own `x` where it is the first or the last or no finite parabola has a top.
-    """
-    x, order = x.sort(dim=1)
-    y = y.gather(1, order)
-    best = y.nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)
-    at = best.clamp(1, y.shape[1] - 2) + torch.arange(-1, 2, device=x.device)
-    x_best, x, y = x.gather(1, best), x.gather(1, at), y.gather(1, at)
-    left, right = (y[:, i : i + 1] - y[:, 1:2] for i in (0, 2))
-    before, after = (x[:, i : i + 1] - x[:, 1:2] for i in (0, 2))
-    top = x[:, 1:2] + 0.5 * (left * after**2 - right * before**2) / (left * after - right * before)
-    inside = (left <= 0) & (right <= 0) & top.isfinite()
-    return torch.where(inside, top, x_best)

@@ -32,7 +32,6 @@ class Decision(NamedTuple):
         record: its reasons, for the trace.
         prediction: what takes the place of the guided prediction, shaped as it; `scale` is then only recorded.
         rows: ``(batch,)`` integers: after the step, row i goes on from row ``rows[i]``. `None`: from itself.
-        parents: the same before the step: row i is a step of row ``parents[i]``, with the scale of row i.
         skip: ``(batch,)`` bool: rows whose unconditional pass the next step leaves out. `None`: none.
     """
 
@@ -40,7 +39,6 @@ class Decision(NamedTuple):
     record: dict[str, Any]
     prediction: torch.Tensor | None = None
     rows: torch.Tensor | None = None
-    parents: torch.Tensor | None = None
     skip: torch.Tensor | None = None
 
 
@@ -120,17 +118,13 @@ class DenoisingStep:
         alpha, sigma = self.next_level if space == "noisy" else self.level
         return sigma / (alpha**2 + sigma**2) ** 0.5
 
-    def candidates(self, scales: Sequence[float] | torch.Tensor, space: str) -> torch.Tensor:
-        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32.
-
-        A tensor ``(batch, K)`` of `scales` has K of its own for every row.
-        """
-        s = torch.as_tensor(scales, device=self.sample.device).expand(self.sample.shape[0], -1)
+    def candidates(self, scales: Sequence[float], space: str) -> torch.Tensor:
+        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32."""
         if self.guidance_rescale == 0 and is_affine(self.scheduler):
             at_uncond, at_cond = (self._outcome(p, space) for p in (self.pred_uncond, self.pred_cond))
-            s = s.view(*s.shape, *[1] * (at_cond.ndim - 1))
+            s = torch.tensor(scales, device=at_cond.device).view(-1, *[1] * (at_cond.ndim - 1))
             return at_uncond[:, None] + s * (at_cond - at_uncond)[:, None]
-        return torch.stack([self._outcome(self.guided(column), space) for column in s.unbind(1)], dim=1)
+        return torch.stack([self._outcome(self.guided(self.full(s)), space) for s in scales], dim=1)
 
     def _outcome(self, prediction: torch.Tensor, space: str) -> torch.Tensor:
         if space == "denoised":

@@ -23,10 +23,9 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
-            ``weights`` (both name to number), ``total`` ``(batch, candidates)`` and, with `refine`, ``refined``
-            ``(batch,)``, the scale tried besides. Where particles were resampled, their ``reward`` ``(batch,)`` and
-            ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``. Of a beam, ``parents``
-            ``(batch,)``: row i of this step's scales is a step of row ``parents[i]`` of its scores.
+            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``. Where particles were resampled,
+            their ``reward`` ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row
+            ``rows[i]``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -41,7 +40,7 @@ class GuidanceTrace:
     @property
     def nfe(self) -> torch.Tensor:
         """Passes of the denoiser that each sample took ``(batch,)``: 2 for a step with guidance, 1 without. What copies
-        and beams left behind is of the other rows."""
+        left behind is of the other rows."""
         return torch.stack([torch.as_tensor(step["nfe"]) for step in self.steps]).sum(0)
 
     def warn_if_not_finite(self) -> None:
@@ -83,20 +82,18 @@ class GuidanceTrace:
     def sample(self, row: int) -> "GuidanceTrace":
         """The trace of one sample of the batch, back through those that it was copied from."""
 
-        def cut(step: dict[str, Any], row: int, parent: int) -> dict[str, Any]:
-            per_sample = {k: step[k][row : row + 1] for k in ("scale", "nfe", "reward", "rows", "parents") if k in step}
-            per_sample |= {k: step[k][parent : parent + 1] for k in ("total", "refined") if k in step}
+        def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
+            keys = ("scale", "nfe", "total", "reward", "rows")
+            per_sample = {key: step[key][row : row + 1] for key in keys if key in step}
             if "scores" in step:
-                per_sample["scores"] = {name: values[parent : parent + 1] for name, values in step["scores"].items()}
+                per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}
             return step | per_sample
 
         prompt = None if self.prompt is None else self.prompt[row : row + 1]
         steps = []
         for step in reversed(self.steps):
             row = int(step["rows"][row]) if "rows" in step else row
-            parent = int(step["parents"][row]) if "parents" in step else row
-            steps.append(cut(step, row, parent))
-            row = parent
+            steps.append(cut(step, row))
         return GuidanceTrace(self.candidates, prompt, steps[::-1])
 
     def to_pandas(self):
@@ -110,8 +107,8 @@ class GuidanceTrace:
                 row = {"step": index, "sample": sample, "scale": scale, "nfe": step["nfe"][sample]}
                 row |= {key: step[key] for key in ("timestep", "noise_level")}
                 if "scores" in step:
-                    at, parent = self._nearest(scale), step["parents"][sample] if "parents" in step else sample
-                    row |= {name: values[parent][at] for name, values in step["scores"].items()}
+                    at = self._nearest(scale)
+                    row |= {name: values[sample][at] for name, values in step["scores"].items()}
                 rows.append(row)
         return pd.DataFrame(rows)
 

@@ -1,7 +1,6 @@
 """One call of a pipeline: guidance decides on each step, the scheduler takes it, and a trace keeps what happened."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,9 +83,6 @@ class Sampling:
             step = self.denoising_step(timestep, sample, step_kwargs, predictions, skipped)
             decision = Decision(*self.guidance.decide(step))
             self.direction = step.pred_cond - step.pred_uncond
-            if decision.parents is not None:
-                step = self.reordered(step, decision.parents)
-            sample = step.sample
             if decision.prediction is not None:
                 model_output = decision.prediction
             elif decision.scale is not None:
@@ -144,15 +140,4 @@ class Sampling:
             start_index=self.start_index,
             skipped=None if skipped is None else skipped.to(sample.device),
             direction=self.direction,
-        )
-
-    def reordered(self, step: DenoisingStep, parents: torch.Tensor) -> DenoisingStep:
-        """The step with row i in the place of row ``parents[i]``, in the scheduler's history too."""
-        reorder(self.scheduler, None, parents, step.sample.shape)
-        self.direction = self.direction[parents]
-        return replace(
-            step,
-            sample=step.sample[parents],
-            pred_uncond=step.pred_uncond[parents],
-            pred_cond=step.pred_cond[parents],
         )

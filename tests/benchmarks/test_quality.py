@@ -77,7 +77,6 @@ def test_ablations_change_one_thing(pipe):
     [
         ("static:3", 8),
         ("interval:6:0.3:0.8", 2 + 2 + 2 + 1),
-        ("beam:2", 16),
         ("dynamic_best_of:2", 16),
         ("best_of_2_equal_nfe:3", 8),
         ("feynman_kac_4:3:1", 32),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluators.base import FunctionEvaluator
-from guidance import BeamSearch, Budget, DenoisingStep, FeynmanKac, GreedySearch, Static
+from guidance import Budget, DenoisingStep, FeynmanKac, GreedySearch, Static
 from pipelines import guide
 
 PROMPTS = ["two red circles", "a blue star", "three green squares"]
@@ -145,7 +145,6 @@ def test_refuses(arguments, match):
     [
         (7.5, "`guidance` must be a GreedySearch or a Schedule, got float"),
         (FeynmanKac([contrast], 2), "`guidance` must leave rows in their places, and FeynmanKac does not"),
-        (BeamSearch([contrast], 2), "`guidance` must leave rows in their places, and BeamSearch does not"),
     ],
 )
 def test_refuses_types(guidance, match):

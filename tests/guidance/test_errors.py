@@ -72,7 +72,6 @@ class Refuses:
         ({"start": math.nan}, "`start` and `stop` must satisfy"),
         ({"every": 0}, "`every` must be an integer of at least 1"),
         ({"every": 1.5}, "`every` must be an integer of at least 1"),
-        ({"refine": True, "scales": [1.0, 2.0]}, "`refine` takes at least 3 `scales`"),
     ],
 )
 def test_search_refuses(arguments, match):

@@ -2,14 +2,12 @@
 
 import math
 
-import diffusers
 import pytest
 import torch
 
 from evaluators import Calibration
 from evaluators.base import FunctionEvaluator
 from guidance import Cosine, DenoisingStep, GreedySearch, Interval, Linear, Static
-from guidance.search import vertex
 from pipelines import guide
 
 SCALES = (1.0, 2.0, 4.0)
@@ -123,77 +121,6 @@ def test_every_counts_from_the_first_step_of_the_call(start_index, searched):
         i for i in steps if "total" in decide(search, index=i, num_steps=8, previous=held, start_index=start_index)[1]
     ]
     assert found == searched
-
-
-def peak(*at, name="peak", **kwargs):
-    """Highest where the scale is `at`, one for each row, and a parabola around it."""
-
-    def score(candidates, context):
-        return -((candidates[:, :, 0, 0, 0] - torch.tensor(at)[:, None]) ** 2)
-
-    return FunctionEvaluator(score, name, **kwargs)
-
-
-CALIBRATION = Calibration((0.0, 1.0), (2.0, 2.0), (1.0, 1.0))
-
-
-@pytest.mark.parametrize("calibration", [None, CALIBRATION])
-def test_refine_finds_the_top_of_a_parabola(calibration):
-    search = GreedySearch([peak(2.3, 1.7, calibration=calibration)], SCALES, refine=True)
-    scale, record = decide(search)
-    assert scale.tolist() == pytest.approx([2.3, 1.7], abs=1e-4) and torch.equal(record["refined"], scale)
-    assert record["scores"]["peak"].shape == (2, 3), "the trace keeps the grid"
-
-
-def test_refine_stays_at_an_edge():
-    assert decide(GreedySearch([peak(0.2, 9.0)], SCALES, refine=True))[0].tolist() == [1.0, 4.0]
-
-
-@pytest.mark.parametrize("calibration", [None, CALIBRATION])
-def test_refine_never_takes_what_scores_less_than_the_grid(calibration):
-    """The parabola points to where the evaluator is worst."""
-
-    def score(candidates, context):
-        s = candidates[:, :, 0, 0, 0]
-        return torch.where(torch.isin(s, torch.tensor(SCALES)), 3.0 - (s - 2.2).abs(), -5.0)
-
-    search = GreedySearch([FunctionEvaluator(score, "grid", calibration=calibration)], SCALES, refine=True)
-    scale, record = decide(search)
-    assert scale.tolist() == [2.0, 2.0] and 2.0 < record["refined"][0] < 4.0
-
-
-def test_refine_with_scores_that_are_not_finite():
-    """A row that cannot be scored keeps the pipeline's own scale, one without a neighbour its best."""
-    rows = torch.tensor([[1.0, 2.0, math.nan], [math.nan] * 3])
-    asked = []
-
-    def score(candidates, context):
-        asked.append(candidates[:, :, 0, 0, 0].tolist())
-        return rows if candidates.shape[1] == 3 else rows[:, 1:2]
-
-    assert decide(GreedySearch([FunctionEvaluator(score, "table")], SCALES, refine=True))[0].tolist() == [2.0, OWN]
-    assert asked[1][0] == [2.0]
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
-def test_vertex(order):
-    x = torch.tensor([[0.0, 1.0, 3.0, 7.0]]).expand(5, -1)[:, order]
-    y = torch.stack([-((x[0] - 2.5) ** 2), x[0], -x[0], torch.zeros(4), -((x[0] - 1.2) ** 2)])
-    y[4, order.index(2)] = math.nan
-    assert vertex(x, y)[:, 0].tolist() == pytest.approx([2.5, 7.0, 0.0, 0.0, 1.0])
-
-
-@pytest.mark.parametrize("scheduler", [diffusers.DDIMScheduler, diffusers.HeunDiscreteScheduler])
-def test_candidates_of_scales_for_every_row(scheduler):
-    scheduler = scheduler()
-    scheduler.set_timesteps(5)
-    noise = lambda seed: torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed))  # noqa: E731
-    values = {"scheduler": scheduler, "timestep": scheduler.timesteps[0], "unpack": lambda x: x, "step_kwargs": {}}
-    values |= {"sample": noise(0), "pred_cond": noise(1), "pred_uncond": noise(2)}
-    found = step(**values).candidates(torch.tensor([[1.0, 2.0], [5.0, 3.0]]), "noisy")
-    for row, scales in enumerate([(1.0, 2.0), (5.0, 3.0)]):
-        expected = step(**values).candidates(scales, "noisy")[row]
-        torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
