@@ -34,7 +34,7 @@ def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
         data = json.loads(image.text[METADATA_KEY])
         assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 3, "dynamic")
         assert data["candidates"] == list(SCALES)
-        assert data["evaluators"] == ["clip", "discriminator"]
+        assert data["evaluators"] == ["clip", "discriminator", "reward"]
         trace = GuidanceTrace.from_json(tmp_path / f"{stem}_trace.json")
         assert trace.prompt == [prompt]
         assert trace.scales.shape == (3, 1)

@@ -17,7 +17,7 @@ from demos.side_by_side import Result, run
 from guidance import GreedySearch, Static
 
 PROMPT, SEED, STEPS, STATIC = "two red circles above a blue square", 4, 5, 3.0
-SEARCH = ("1, 4, 9", 2, 1.0, 0.25)
+SEARCH = ("1, 4, 9", 2, 1.0, 0.25, 1.0)
 
 
 def pixels(image):
@@ -83,12 +83,12 @@ def test_candidates_of_a_step(host):
 
 
 def test_a_weight_of_zero_leaves_an_evaluator_out(host):
-    result = finish(host, PROMPT, SEED, 2, STATIC, "1,4", 1, 0, 2.0)
+    result = finish(host, PROMPT, SEED, 2, STATIC, "1,4", 1, 0, 2.0, 0)
     assert [set(step["scores"]) for step in result.trace.steps] == [{"discriminator"}] * 2
 
 
 def test_a_single_candidate_is_not_searched(host):
-    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, 1.0, 1.0)
+    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, 1.0, 1.0, 1.0)
     assert result.trace.scales[:, 0].tolist() == [6, 6]
     assert "kept" in candidates(host, result, 1)
 
@@ -126,7 +126,7 @@ def test_bad_input_is_a_message_before_any_work(host, case):
 
 def test_no_weight_at_all(host):
     with pytest.raises(gr.Error, match="Weights"):
-        next(generate(host, threading.Event(), *GOOD[:6], 0, 0))
+        next(generate(host, threading.Event(), *GOOD[:6], 0, 0, 0))
 
 
 def test_leaving_stops_the_work(host):
@@ -156,7 +156,7 @@ def test_cancelling_is_the_last_word(host):
 
 
 def test_two_visitors_at_once(host):
-    wanted = [(PROMPT, 4, 4, 2.0, *SEARCH), ("a yellow star", 5, 3, 8.0, "2,7", 1, 0.5, 0.0)]
+    wanted = [(PROMPT, 4, 4, 2.0, *SEARCH), ("a yellow star", 5, 3, 8.0, "2,7", 1, 0.5, 0.0, 0.5)]
     alone = [finish(host, *inputs) for inputs in wanted]
     together: dict[int, Result] = {}
 

@@ -144,7 +144,7 @@ def test_votes_become_a_reward_that_guides(ram, embedded, tmp_path):
     _, paths = report.write(folder)
     train_reward.main(["--pairs", str(paths[-1]), "--out", str(tmp_path), "--steps", "60", "--batch-size", "8"])
     made = json.loads((tmp_path / "report.json").read_text())
-    assert (made["pairs"], made["held_out_pairs"]) == (8, 2)
+    assert (made["pairs"], made["test_pairs"]) == (8, 2)
     assert made["ranking_accuracy"]["0.02"] == 1  # ann likes the one gradient, of any prompt
     reward = load_evaluator("reward", tmp_path / "reward", clip=LatentCLIP.from_pretrained(embedded / "clip").eval())
     pipe = TinyWorldPipeline.from_pretrained()
