@@ -25,6 +25,7 @@ from scipy.special import expit
 from tqdm.auto import tqdm
 
 import tinyworld
+from demos.arguments import positive
 from tinyworld.captions import caption, is_held_out, parse_caption, sample_spec
 from tinyworld.features import PixelClassifier, targets
 from tinyworld.judge import wrong_spec
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trajectories", type=Path, help="pictures of the model: .npz of `training.trajectories`")
-    source.add_argument("--scenes", type=int, help="rendered pictures: how many pairs")
+    source.add_argument("--scenes", type=positive, help="rendered pictures: how many pairs")
     vae = tinyworld.WEIGHTS / "text_to_image" / "vae"
     parser.add_argument("--vae", type=Path, default=vae, help="folder of the AutoencoderKL; default: the embedded one")
     parser.add_argument("--annotator", type=Path, required=True, help="folder of the PixelClassifier that votes")

@@ -67,18 +67,22 @@ def _render(seeds: range, split: str) -> tuple[np.ndarray, list[list[str]]]:
 
 
 @torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
+    """Pictures uint8 ``(n, h, w, 3)`` to posterior means, fp16 ``(n, C, H, W)`` at unit variance, on the CPU."""
+    vae = vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
+    pixels = to_pixels(images).to(vae.device).contiguous(memory_format=torch.channels_last)
+    mean = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])  # 16 stay in a CPU's cache
+    return (mean * vae.config.scaling_factor).half().cpu()
+
+
 def make_latents(vae: AutoencoderKL, n: int, first_seed: int, split: str = "train") -> Latents:
     """Encodes scenes `first_seed` … `first_seed + n - 1` of `split` (posterior means, times `scaling_factor`)."""
-    device = next(vae.parameters()).device
-    vae = vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
     chunks = [range(i, min(i + 256, first_seed + n)) for i in range(first_seed, first_seed + n, 256)]
     latents, captions = [], []
     # Renders while this process encodes. Not forked: a fork of a process with threads may deadlock.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         for images, texts in tqdm(pool.map(_render, chunks, [split] * len(chunks)), total=len(chunks), desc="latents"):
-            pixels = to_pixels(images).to(device).contiguous(memory_format=torch.channels_last)
-            mean = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])  # 16 stay in a CPU's cache
-            latents.append((mean * vae.config.scaling_factor).half().cpu())
+            latents.append(encode(vae, images))
             captions += texts
     return Latents(torch.cat(latents), np.array(captions))
 

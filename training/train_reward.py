@@ -20,7 +20,7 @@ import tinyworld
 from evaluators import LatentReward
 
 from . import loop
-from .data import to_pixels
+from .data import encode
 from .evaluators import frozen_clip, keep
 from .noise import LEVELS, add_noise, noise_levels
 from .pairs import Pair, read_pairs
@@ -45,18 +45,6 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
     return loss, {"accuracy": (chosen > rejected).float().mean()}
 
 
-@torch.no_grad()
-def encode(vae: AutoencoderKL, files: list[Path]) -> torch.Tensor:
-    """Latents of pictures, fp16 ``(n, C, H, W)`` at unit variance."""
-    vae = vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
-    latents = []
-    for i in tqdm(range(0, len(files), 16), desc="encoding"):
-        pixels = to_pixels(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files[i : i + 16]]))
-        mean = vae.encode(pixels.to(vae.device, memory_format=torch.channels_last)).latent_dist.mean
-        latents.append((mean * vae.config.scaling_factor).half().cpu())
-    return torch.cat(latents)
-
-
 class Votes:
     """The votes on one question from files of pairs, their pictures as latents, each once."""
 
@@ -69,8 +57,10 @@ class Votes:
         self.pictures = np.array([[number[file] for file in two] for two in files]).reshape(-1, 2)
 
     def encode(self, vae: AutoencoderKL) -> None:
-        """Makes `latents` of the pictures."""
-        self.latents = encode(vae, self.files)
+        """Makes `latents` of the pictures, ``(files, C, H, W)``."""
+        batches = [self.files[i : i + 16] for i in range(0, len(self.files), 16)]
+        pictures = ([np.asarray(Image.open(file).convert("RGB")) for file in files] for files in batches)
+        self.latents = torch.cat([encode(vae, np.stack(p)) for p in tqdm(pictures, "encoding", len(batches))])
 
     def noisy(self, rows: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """The chosen and the rejected of the pairs `rows`, in turn, each with its own noise of its pair's level."""
@@ -111,8 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     clip = frozen_clip(parser, args.clip)
     device = clip.device
     autoencoder = AutoencoderKL.from_pretrained(args.vae).eval().to(device)
-    for some in {id(v): v for v in (votes, tests)}.values():
-        some.encode(autoencoder)
+    votes.encode(autoencoder)
+    if tests is not votes:
+        tests.encode(autoencoder)
     torch.manual_seed(args.seed)
     reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim).read(clip).to(device)
 
