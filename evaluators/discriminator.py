@@ -22,8 +22,8 @@ class LatentDiscriminator(LatentEvaluator):
     def __init__(
         self,
         in_channels: int = 4,
-        channels: tuple[int, int] = (32, 64),
-        blocks: tuple[int, int] = (1, 2),
+        channels: tuple[int, int] = (24, 48),
+        blocks: tuple[int, int] = (1, 1),
         dim: int = 64,
         space: str = "noisy",
         calibration: dict | None = None,

@@ -19,7 +19,7 @@ from .latent import LatentEvaluator
 
 def mlp(inputs: int, dim: int) -> nn.Sequential:
     """Two layers, ``(..., inputs)`` to ``(..., dim)``."""
-    return nn.Sequential(nn.Linear(inputs, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+    return nn.Sequential(nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
 def fingerprint(clip: LatentCLIP) -> int:

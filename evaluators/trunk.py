@@ -16,19 +16,22 @@ def noise_embedding(noise_level: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 class Block(nn.Module):
-    """A residual block whose scale and shift come from the noise level (as in ADM's adaptive group norm)."""
+    """A residual block: neighbours are mixed within each channel, channels at each place, as in ConvNeXt (arXiv
+    2201.03545), for a fifth of what full 3×3 convolutions cost; scale and shift come from the noise level (as in ADM's
+    adaptive group norm)."""
 
-    def __init__(self, channels: int, embedding: int) -> None:
+    def __init__(self, channels: int, kernel: int, embedding: int) -> None:
         super().__init__()
+        self.mix = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.norm = nn.GroupNorm(8, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.reduce = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         scale, shift = self.modulation(embedding)[..., None, None].chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm(x)))
-        return x + self.conv2(F.silu(h * (1 + scale) + shift))
+        h = self.norm(self.mix(x)) * (1 + scale) + shift
+        return x + self.reduce(F.silu(self.expand(h)))
 
 
 class LatentTrunk(nn.Module):
@@ -43,11 +46,11 @@ class LatentTrunk(nn.Module):
         self.embedding = 32
         first, second = channels
         self.patch = nn.Conv2d(in_channels, first, 4, stride=2, padding=1)
-        self.fine = nn.ModuleList(Block(first, self.embedding) for _ in range(blocks[0]))
+        self.fine = nn.ModuleList(Block(first, 5, self.embedding) for _ in range(blocks[0]))
         self.down = nn.Conv2d(first, second, 2, stride=2)
-        self.coarse = nn.ModuleList(Block(second, self.embedding) for _ in range(blocks[1]))
+        self.coarse = nn.ModuleList(Block(second, 3, self.embedding) for _ in range(blocks[1]))
         self.norm = nn.GroupNorm(8, second)
-        self.head = nn.Sequential(nn.Linear(16 * second, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+        self.head = nn.Sequential(nn.Linear(16 * second, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def pooled(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         """What the head reads, ``(n, 16 · channels[1])``."""

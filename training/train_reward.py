@@ -78,7 +78,7 @@ def by_prompt(pairs: list[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=2)
+    loop.add_arguments(parser, batch_size=128, lr=1e-4, minutes=2)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pairs.jsonl, one or several")
     parser.add_argument("--test-pairs", type=Path, help="pairs.jsonl to test on; default: a sixth of the prompts")
     parser.add_argument("--question", default="overall", help="which votes to learn")
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     if tests is not votes:
         tests.encode(autoencoder)
     torch.manual_seed(args.seed)
-    reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim).read(clip).to(device)
+    reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim).begin_as(clip).to(device)
 
     def features(votes: Votes, rows: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """What the reward reads of both pictures of the pairs `rows`."""

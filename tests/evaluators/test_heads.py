@@ -29,8 +29,8 @@ def make(clip):
     def make(name, of=None):
         of = of or clip()
         torch.manual_seed(2)
-        text = {} if name == "text" else {"text_dim": 8}
-        return CLASSES[name](features=16 * 16, dim=8, **text).eval().read(of)
+        sizes = {"reward": {"text_dim": 8}, "text": {"dim": 8}, "counting": {"text_dim": 8, "dim": 8}}
+        return CLASSES[name](features=16 * 16, **sizes[name]).eval().read(of)
 
     return make
 
@@ -52,6 +52,13 @@ def test_scores_depend_on_latents_noise_and_prompt(make, name):
     assert not torch.allclose(found, scores(head, ASKING[name], noise_level=0.2))
     assert not torch.allclose(found, scores(head, ASKING[name][::-1]))
     assert (head.space, head.in_channels, head.needs_prompt) == ("noisy", 4, True)
+
+
+def test_a_reward_begins_as_its_clip(make, clip):
+    of = clip()
+    reward = LatentReward(features=16 * 16, text_dim=8).begin_as(of)
+    torch.testing.assert_close(scores(reward, ASKING["reward"]), scores(of, ASKING["reward"]))
+    assert not torch.allclose(scores(make("reward", of), ASKING["reward"]), scores(of, ASKING["reward"]))
 
 
 @pytest.mark.parametrize("name", ["text", "counting"])
