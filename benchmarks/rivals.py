@@ -63,7 +63,8 @@ def static(quick: bool) -> dict[str, Method]:
 
 
 def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
-    """The rivals: for each family the grid of which one is chosen."""
+    """The rivals, and what makes several pictures or fewer steps of the search: for each family the grid of which one
+    is chosen."""
     table: dict[str, dict[str, Method]] = {
         "interval": _grid("interval", Interval, SCALES, WINDOWS),
         "linear": _grid("linear", SCHEDULES["linear"], SCALES),
@@ -89,22 +90,29 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
     if find_spec("kornia"):
         pairs = [(high, low) for high in (4.5, 6.0, 8.0, 13.0) for low in (1.5, 3.0, 6.0) if low < high]
         table["fdg"] = {_name("fdg", *p): Method(Guider(GUIDERS["fdg"](guidance_scales=list(p)))) for p in pairs}
-    for n in (2, 4):
-        for label, steps in ((f"best_of_{n}", STEPS), (f"best_of_{n}_equal_nfe", STEPS // n)):
-            table[label] = {_name(label, s): Method(Static(s), n, True, steps) for s in SCALES}
-    # The pipeline's own scale is steered by; copies part only where the sampler draws noise.
-    for label, steps in (("feynman_kac_4", STEPS), ("feynman_kac_4_equal_nfe", STEPS // 4)):
+    half = STEPS // 2
+    table["half_steps"] = {_name("half_steps", s): Method(Static(s), steps=half) for s in SCALES}
+    for label, n in (("dynamic_half_steps", 1), ("dynamic_best_of_2_equal_nfe", 2)):
         table[label] = {
-            _name(label, scale, strength): Method(
-                FeynmanKac(list(search.evaluators.values()), 4, strength, weights=search.weights),
-                n=4,
-                best=True,
-                steps=steps,
-                options={"guidance_scale": scale, "eta": 1.0},
-            )
-            for scale in SCALES
-            for strength in (1.0, 4.0)
+            _name(label, every): Method(_changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
+    for n in (2, 4):
+        for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
+            label = f"best_of_{n}{suffix}"
+            table[label] = {_name(label, s): Method(Static(s), n, True, steps) for s in SCALES}
+            label = f"feynman_kac_{n}{suffix}"
+            table[label] = {
+                _name(label, scale, strength): Method(
+                    FeynmanKac(list(search.evaluators.values()), n, strength, weights=search.weights),
+                    n=n,
+                    best=True,
+                    steps=steps,
+                    # The pipeline's own scale is steered by; copies part only where the sampler draws noise.
+                    options={"guidance_scale": scale, "eta": 1.0},
+                )
+                for scale in SCALES
+                for strength in (1.0, 4.0)
+            }
     return table
 
 
@@ -116,12 +124,9 @@ def quick_rivals() -> dict[str, Method]:
 def ablations(search: GreedySearch) -> dict[str, Method]:
     """The search with one thing changed; unchanged, it is ``dynamic``."""
     panel = list(search.evaluators.values())
-    settings = _settings(search)
 
-    def changed(evaluators: Sequence[Evaluator] = panel, **kwargs: Any) -> Method:
-        known = {e.name for e in evaluators}
-        weights = {name: weight for name, weight in search.weights.items() if name in known}
-        return Method(GreedySearch(evaluators, **settings | {"weights": weights} | kwargs))
+    def changed(evaluators: Sequence[Evaluator] | None = None, **kwargs: Any) -> Method:
+        return Method(_changed(search, evaluators, **kwargs))
 
     table = {
         "weights:uniform": changed([_with(e, calibration=None) for e in panel], weights={}),
@@ -143,9 +148,13 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
     return {f"ablation:{name}": method for name, method in table.items()}
 
 
-def _settings(search: GreedySearch) -> dict[str, Any]:
-    """What another search is made with to be the same but for its class, its evaluators or one of these."""
-    return {k: getattr(search, k) for k in ("scales", "weights", "start", "stop", "every")}
+def _changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:
+    """The same search but for its evaluators or other `changes`."""
+    evaluators = list(search.evaluators.values()) if evaluators is None else evaluators
+    known = {e.name for e in evaluators}
+    settings = {k: getattr(search, k) for k in ("scales", "start", "stop", "every")}
+    settings["weights"] = {name: weight for name, weight in search.weights.items() if name in known}
+    return GreedySearch(evaluators, **settings | changes)
 
 
 def _name(*parts: Any) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import quality, rivals
 from guidance import GUIDERS, SCHEDULES, GreedySearch
@@ -38,6 +39,7 @@ def test_what_is_finished_is_not_made_twice(tmp_path):
 @pytest.fixture
 def pipe(embedded):
     pipe = TinyWorldPipeline.from_pretrained()
+    pipe.vae.to(memory_format=torch.channels_last)  # as the benchmark does
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -79,7 +81,11 @@ def test_ablations_change_one_thing(pipe):
         ("interval:6:0.3:0.8", 2 + 2 + 2 + 1),
         ("dynamic_best_of:2", 16),
         ("best_of_2_equal_nfe:3", 8),
+        ("half_steps:3", 4),
+        ("dynamic_half_steps:2", 4),
+        ("dynamic_best_of_2_equal_nfe:1", 8),
         ("feynman_kac_4:3:1", 32),
+        ("feynman_kac_2_equal_nfe:3:1", 8),
         ("feynman_kac_4_equal_nfe:3:1", 8),
     ],
 )
@@ -93,7 +99,8 @@ def test_a_batch(pipe, name, nfe):
     assert found["nfe"].tolist() == [nfe]
     assert found["images"].shape == (1, 64, 64, 3) and found["images"].dtype == np.uint8
     assert found["scale"].shape == found["timestep"].shape == (1, method.steps)
-    assert all(found[key].shape == (1,) for key in ("correct", "score", "clip"))
+    assert all(found[key].shape == (1,) for key in ("correct", "score"))
+    assert found["latents"].shape == (1, 4, 16, 16)
 
 
 def test_methods_share_their_noise(pipe):
