@@ -8,6 +8,7 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tinyworld import WEIGHTS
+from tinyworld.captions import CATEGORIES
 from tinyworld.features import PixelClassifier
 from tinyworld.scenes import make_scene
 
@@ -15,8 +16,9 @@ REAL_SEED = 5_000_000  # of the held-out scenes that pictures are compared with
 
 
 def real_images(n: int) -> np.ndarray:
-    """Held-out scenes, uint8 ``(n, 64, 64, 3)``."""
-    return np.stack([make_scene(REAL_SEED + i, "test").image for i in range(n)])
+    """Held-out scenes, uint8 ``(n, 64, 64, 3)``, the categories in turn as among the prompts."""
+    scenes = (make_scene(REAL_SEED + i, "test", CATEGORIES[i % len(CATEGORIES)]) for i in range(n))
+    return np.stack([scene.image for scene in scenes])
 
 
 class Features:

@@ -86,7 +86,7 @@ def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, i
     names = {"text_to_image"}
     values = [method.n, method.best, method.steps, method.options, rows]
     if method.best or not isinstance(method.guidance, (Schedule, Guider)):
-        names |= set(pipe.guidance.evaluators)
+        names |= {*pipe.guidance.evaluators, *getattr(method.guidance, "evaluators", ())}
         values.append(settings(pipe))
     values.append({name: weights_digest(tinyworld.WEIGHTS / name) for name in sorted(names)})
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
@@ -229,7 +229,6 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
             bar.set_description(f"tuning {name}")
             chosen, tuned[name] = tune(pipe, grid, validation, args.work)
             methods[chosen] = grid[chosen]
-    # Last, for what comes before does not depend on the evaluators: they can be changed and the rest kept.
     methods |= {k: v for k, v in rivals.ours(search, args.quick).items() if k == "dynamic" or wanted(k)}
     if args.ablations:
         methods |= rivals.ablations(search)
@@ -259,7 +258,9 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         "timesteps": results["dynamic"]["timestep"][0].tolist(),
         "search": settings(pipe),
         "calibration": {
-            name: cls.load_config(tinyworld.WEIGHTS / name)["calibration"] for name, cls in EVALUATORS.items()
+            name: cls.load_config(tinyworld.WEIGHTS / name)["calibration"]
+            for name, cls in EVALUATORS.items()
+            if (tinyworld.WEIGHTS / name).is_dir()
         },
         "precision": "bfloat16, compiled" if args.compile else "float32",
         "hardware": hardware(),
@@ -285,6 +286,13 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
+def check_families(names: Sequence[str] | None, search: GreedySearch) -> None:
+    """ValueError where ``--only`` names what there is not."""
+    known = {*rivals.families(search), *(name.split(":")[0] for name in rivals.ours(search, False))}
+    if unknown := set(names or ()) - known:
+        raise ValueError(f"`--only` must name some of {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}.")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
@@ -302,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         prompts = read_prompts(args)
         pipe = TinyWorldPipeline.from_pretrained().to(args.device)
+        check_families(args.only, pipe.guidance)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -18,14 +18,18 @@ from guidance import (
     GreedySearch,
     Guider,
     Interval,
+    NoiseSearch,
     Static,
 )
 
 STEPS = 20
 STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
+ANCESTRAL = {"eta": 1.0}  # DDIM that draws noise at every step
 SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
+NOISES = (4, 8)
+STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
 
 def static(quick: bool) -> dict[str, Method]:
     """The baseline, which is reported in full."""
-    return {f"static:{s:g}": Method(Static(s)) for s in (STATIC[1::2] if quick else STATIC)}
+    table = {f"static:{s:g}": Method(Static(s)) for s in (STATIC[1::2] if quick else STATIC)}
+    if not quick:  # with which those that draw noise have to be compared
+        table |= {f"static:{s:g}:ancestral": Method(Static(s), options=ANCESTRAL) for s in SCALES}
+    return table
 
 
 def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
@@ -96,6 +103,12 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
         table[label] = {
             _name(label, every): Method(_changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
+    for label, n in (("noise_search", 1), ("noise_search_best_of_2_equal_nfe", 2)):
+        table[label] = {
+            _name(label, noises, which): Method(noise_search(search, scales, noises), n, n > 1, STEPS // n, ANCESTRAL)
+            for noises in NOISES
+            for which, scales in (("all", search.scales), ("low", search.scales[:4]), ("one", (4.5,)))
+        }
     for n in (2, 4):
         for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
             label = f"best_of_{n}{suffix}"
@@ -108,10 +121,10 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
                     best=True,
                     steps=steps,
                     # The pipeline's own scale is steered by; copies part only where the sampler draws noise.
-                    options={"guidance_scale": scale, "eta": 1.0},
+                    options=ANCESTRAL | {"guidance_scale": scale},
                 )
                 for scale in SCALES
-                for strength in (1.0, 4.0)
+                for strength in STRENGTHS
             }
     return table
 
@@ -146,6 +159,11 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
         table["space:denoised"] = changed([clean.get(e.name, e) for e in panel])
     table |= {f"every:{n}": changed(every=n) for n in (1, 2, 4) if n != search.every}
     return {f"ablation:{name}": method for name, method in table.items()}
+
+
+def noise_search(search: GreedySearch, scales: Sequence[float], noises: int) -> NoiseSearch:
+    """The evaluators of `search` at every step, over `noises` draws of the sampler for each of `scales`."""
+    return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights)
 
 
 def _changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:

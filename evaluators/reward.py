@@ -34,7 +34,7 @@ class LatentReward(CLIPHead):
         """Makes this head say what `clip`, whose features it is to read, says; returns itself."""
         self.image.load_state_dict(clip.trunk.head.state_dict())
         with torch.no_grad():
-            self.text.weight.copy_(clip.logit_scale.exp() * torch.eye(len(self.text.weight)))
+            self.text.weight.copy_(float(clip.logit_scale.exp()) * torch.eye(len(self.text.weight)))
             for zero in (self.text.bias, self.appeal.weight, self.appeal.bias):
                 zero.zero_()
         return self.read(clip)

@@ -3,6 +3,7 @@
 from .budget import Budget
 from .feynman_kac import FeynmanKac
 from .guiders import GUIDERS, Guider
+from .noise_search import NoiseSearch
 from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep, Guidance
@@ -35,6 +36,7 @@ __all__ = [
     "Guider",
     "Interval",
     "Linear",
+    "NoiseSearch",
     "Schedule",
     "Static",
     "TokenPruning",

@@ -38,11 +38,13 @@ class FeynmanKac(Panel):
         evaluators, weights: as of `GreedySearch`, at least one evaluator.
         particles: images of each prompt, at least 2; the batch is one group of neighbouring rows for each prompt, as
             `num_images_per_prompt` makes it.
-        strength: λ, above 0. Scores are standardised, so 1 is one spread between particles.
+        strength: λ, above 0. A calibrated evaluator's scores are in units of its spread over the *scales* of one
+            latent, of which particles from different noise lie several apart; another's in units of its spread over
+            particles.
         potential: one of `POTENTIALS`.
         start, stop: the stretch of the steps in which to resample, ``0 <= start < stop <= 1``.
         every: resample at every n-th of them.
-        threshold: in (0, 1].
+        threshold: above ``1 / particles``, at most 1.
         seed: of the resampling, which draws from no other generator.
 
     Raises:
@@ -59,7 +61,7 @@ class FeynmanKac(Panel):
         start: float = 0.0,
         stop: float = 1.0,
         every: int = 1,
-        threshold: float = 0.5,
+        threshold: float = 0.8,
         seed: int = 0,
     ) -> None:
         super().__init__(evaluators, weights)
@@ -74,8 +76,8 @@ class FeynmanKac(Panel):
         check_window(start, stop)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
-        if not 0 < threshold <= 1:
-            raise ValueError(f"`threshold` must be in (0, 1], got {threshold!r}.")
+        if not 1 / particles < threshold <= 1:  # the effective sample size is at least 1
+            raise ValueError(f"`threshold` must be above 1 / particles and at most 1, got {threshold!r}.")
         self.particles, self.strength, self.potential = particles, float(strength), potential
         self.start, self.stop, self.every, self.threshold, self.seed = start, stop, every, threshold, seed
 

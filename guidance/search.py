@@ -58,7 +58,7 @@ class GreedySearch(Panel):
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
 
     def decide(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict]:
-        """The scale of every row ``(batch,)``, `None` to leave the pipeline's own, and its reasons, for the trace.
+        """The scale of every row ``(batch,)``, `None` outside the window, and its reasons, for the trace.
 
         A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:
         no evaluator has a weight at this noise level, or a row has no finite score or the same for every candidate.
@@ -71,7 +71,7 @@ class GreedySearch(Panel):
             lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep
         )
         if not any(record["weights"].values()):
-            return None, record
+            return step.full(step.own_scale), record
         best = torch.tensor(self.scales, device=total.device)[total.nan_to_num(nan=-torch.inf).argmax(dim=1)]
         told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
         return torch.where(told, best, step.own_scale), record

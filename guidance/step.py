@@ -33,6 +33,7 @@ class Decision(NamedTuple):
         prediction: what takes the place of the guided prediction, shaped as it; `scale` is then only recorded.
         rows: ``(batch,)`` integers: after the step, row i goes on from row ``rows[i]``. `None`: from itself.
         skip: ``(batch,)`` bool: rows whose unconditional pass the next step leaves out. `None`: none.
+        generator: one for each row, from which the scheduler draws this step's noise. `None`: from the pipeline's own.
     """
 
     scale: torch.Tensor | None
@@ -40,6 +41,7 @@ class Decision(NamedTuple):
     prediction: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     skip: torch.Tensor | None = None
+    generator: list[torch.Generator] | None = None
 
 
 class Guidance(Protocol):
@@ -118,17 +120,29 @@ class DenoisingStep:
         alpha, sigma = self.next_level if space == "noisy" else self.level
         return sigma / (alpha**2 + sigma**2) ** 0.5
 
-    def candidates(self, scales: Sequence[float], space: str) -> torch.Tensor:
-        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32."""
-        if self.guidance_rescale == 0 and is_affine(self.scheduler):
-            at_uncond, at_cond = (self._outcome(p, space) for p in (self.pred_uncond, self.pred_cond))
-            s = torch.tensor(scales, device=at_cond.device).view(-1, *[1] * (at_cond.ndim - 1))
-            return at_uncond[:, None] + s * (at_cond - at_uncond)[:, None]
-        return torch.stack([self._outcome(self.guided(self.full(s)), space) for s in scales], dim=1)
+    def candidates(
+        self, scales: Sequence[float], space: str, generators: Sequence[list[torch.Generator]] | None = None
+    ) -> torch.Tensor:
+        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32.
 
-    def _outcome(self, prediction: torch.Tensor, space: str) -> torch.Tensor:
+        With `generators`, one for each row in each of N lists, ``(batch, N · K, C, H, W)``: all scales with the noise
+        of the first list, then with that of the second. Clean latents (x0) are the same for all N.
+        """
+        draws = [None] if generators is None else generators
+        if self.guidance_rescale == 0 and is_affine(self.scheduler):
+            at_uncond = torch.stack([self._outcome(self.pred_uncond, space, draw) for draw in draws], dim=1)
+            direction = self._outcome(self.pred_cond, space, draws[0]) - at_uncond[:, 0]
+            s = torch.tensor(scales, device=direction.device).view(-1, *[1] * (direction.ndim - 1))
+            return (at_uncond[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
+        guided = [self.guided(self.full(s)) for s in scales]
+        return torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
+
+    def _outcome(
+        self, prediction: torch.Tensor, space: str, generator: list[torch.Generator] | None = None
+    ) -> torch.Tensor:
         if space == "denoised":
             return self.unpack(self.denoised(prediction)).float()
-        latents = probe(self.scheduler, prediction, self.timestep, self.sample, self.step_kwargs)
+        drawn = {} if generator is None else {"generator": generator}
+        latents = probe(self.scheduler, prediction, self.timestep, self.sample, self.step_kwargs | drawn)
         alpha, sigma = self.next_level
         return self.unpack(latents).float() / (alpha**2 + sigma**2) ** 0.5

@@ -23,7 +23,8 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
-            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``. Where particles were resampled,
+            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``; with a search over noise also
+            ``noise`` ``(batch,)``, which of the draws was chosen. Where particles were resampled,
             their ``reward`` ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row
             ``rows[i]``.
     """
@@ -83,7 +84,7 @@ class GuidanceTrace:
         """The trace of one sample of the batch, back through those that it was copied from."""
 
         def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
-            keys = ("scale", "nfe", "total", "reward", "rows")
+            keys = ("scale", "nfe", "total", "noise", "reward", "rows")
             per_sample = {key: step[key][row : row + 1] for key in keys if key in step}
             if "scores" in step:
                 per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}

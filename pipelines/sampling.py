@@ -99,6 +99,8 @@ class Sampling:
             }
             | decision.record
         )
+        if decision.generator is not None:
+            step_kwargs = step_kwargs | {"generator": decision.generator}
         output = stock(model_output, timestep, sample, **step_kwargs)
         skip = decision.skip if self.index + 1 < len(self.timesteps) else None
         if decision.rows is not None:

@@ -54,8 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     evaluators = load_evaluators(folders)
     found = spreads(pipe, evaluators, captions_of("train", args.prompts, 0), tuple(args.scales), args.steps)
     for evaluator in evaluators:
-        old, rows = evaluator.calibration, sorted(found[evaluator.name])
-        spread = np.interp(old.noise_level, [r[0] for r in rows], [r[1] for r in rows]).round(5)
+        old, rows = evaluator.calibration, np.array(found[evaluator.name])
+        levels = np.unique(rows[:, 0])  # every batch of prompts has been at each of them
+        means = [rows[rows[:, 0] == level, 1].mean() for level in levels]
+        spread = np.interp(old.noise_level, levels, means).round(5)
         evaluator.calibrate(Calibration(old.noise_level, tuple(map(float, spread)), old.reliability))
         evaluator.save_config(Path(folders[evaluator.name]))
         print(json.dumps({evaluator.name: evaluator.config.calibration}, indent=1))

@@ -69,15 +69,16 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"argument --runs: {str(args.runs)!r} holds no finished run of {', '.join(missing)}; see --only")
     for name in args.only:
         out = WEIGHTS / name
-        shutil.rmtree(out, ignore_errors=True)
         if name == "text_to_image":
             pipe = StableDiffusionPipeline.from_pretrained(args.runs / name / "pipeline")
+            shutil.rmtree(out, ignore_errors=True)
             pipe.to(torch.float16).save_pretrained(out)
             # transformers loads in the dtype that this file names, diffusers in float32: let both be float32.
             load_in_float32(out / "text_encoder" / "config.json")
             reports = {p: json.loads((args.runs / p / "report.json").read_text()) for p in ("vae", name)}
         elif name == "lvlm":
             model, processor = lvlm.load(args.runs / name / name)
+            shutil.rmtree(out, ignore_errors=True)
             model.half().save_pretrained(out)
             processor.save_pretrained(out)
             load_in_float32(out / "config.json")
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
                 head = issubclass(EVALUATORS[name], CLIPHead)
                 clip = args.runs / "clip" / "clip" if (args.runs / "clip").is_dir() else WEIGHTS / "clip"
                 model = load_evaluator(name, folder, load_evaluator("clip", clip) if head else None)
+            shutil.rmtree(out, ignore_errors=True)
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
         (out / "README.md").write_text(card(name, reports))

@@ -68,10 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     with torch.no_grad():
         for i, level in enumerate(fake_levels):
             levels = torch.full((held_out,), float(level))
-            real, generated = add_noise(data.latents[:held_out], levels, rng), fake[:held_out, i].float()
-            accuracy[float(level)] = float(
-                (model.logits(real, levels) > model.logits(generated, levels)).float().mean()
-            )
+            pair = add_noise(data.latents[:held_out], levels, rng), fake[:held_out, i].float()
+            real, generated = (model.logits(x.to(model.device), levels.to(model.device)) for x in pair)
+            accuracy[float(level)] = float((real > generated).float().mean())
     reliability = np.interp(LEVELS, sorted(accuracy), [accuracy[k] for k in sorted(accuracy)]).round(4)
     keep(model, args.out, reliability.tolist(), report)
 

@@ -84,9 +84,12 @@ def test_ablations_change_one_thing(pipe):
         ("half_steps:3", 4),
         ("dynamic_half_steps:2", 4),
         ("dynamic_best_of_2_equal_nfe:1", 8),
-        ("feynman_kac_4:3:1", 32),
-        ("feynman_kac_2_equal_nfe:3:1", 8),
-        ("feynman_kac_4_equal_nfe:3:1", 8),
+        ("static:3:ancestral", 8),
+        ("noise_search:4:all", 8),
+        ("noise_search_best_of_2_equal_nfe:4:one", 8),
+        ("feynman_kac_4:3:0.5", 32),
+        ("feynman_kac_2_equal_nfe:3:0.5", 8),
+        ("feynman_kac_4_equal_nfe:3:0.5", 8),
     ],
 )
 def test_a_batch(pipe, name, nfe):
@@ -175,6 +178,7 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
         (["-n", "0"], "`n` must be at least 1"),
         (["--seeds", "0"], "`seeds` must be at least 1"),
         (["--validation", "0"], "`validation` must be at least 1"),
+        (["--only", "fdg", "fgd"], "got fgd"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):

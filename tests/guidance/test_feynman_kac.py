@@ -255,8 +255,8 @@ def test_strong_steering_raises_what_it_is_steered_by(stock):
         ({"weights": {"clip": 1.0}}, r"`weights` names no evaluator: \['clip'\]"),
         ({"start": 0.5, "stop": 0.5}, "`start` and `stop` must satisfy"),
         ({"every": 0}, "`every` must be an integer of at least 1"),
-        ({"threshold": 0.0}, r"`threshold` must be in \(0, 1\], got 0.0"),
-        ({"threshold": math.nan}, "`threshold` must be in"),
+        ({"threshold": 0.3}, "`threshold` must be above 1 / particles and at most 1, got 0.3"),
+        ({"threshold": math.nan}, "`threshold` must be above"),
     ],
 )
 def test_refuses(arguments, match):

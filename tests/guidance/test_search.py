@@ -94,7 +94,7 @@ def test_where_nobody_can_tell_the_pipelines_own_scale_stays():
     chance = Calibration((0.0, 1.0), (1.0, 1.0), (0.9, 0.5))
     search = GreedySearch([table([3.0, 1.0, 0.0], [3.0, 1.0, 0.0], calibration=chance)], SCALES)
     scale, record = decide(search, level=(0.0, 1.0))
-    assert scale is None and record["weights"] == {"table": 0.0}
+    assert scale.tolist() == [OWN, OWN] and record["weights"] == {"table": 0.0}
     assert decide(search)[0].tolist() == [1.0, 1.0]
 
 

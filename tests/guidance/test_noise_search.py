@@ -1,0 +1,148 @@
+"""The search over the sampler's noise: what is chosen, that the sampler adds it, and what is refused."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+
+from guidance import Budget, NoiseSearch, Static
+from pipelines import guide
+
+PROMPTS = ["a red circle", "two blue squares"]
+STOCHASTIC = {
+    "ddim": (DDIMScheduler, {"eta": 1.0}),
+    "euler-ancestral": (EulerAncestralDiscreteScheduler, {}),
+}
+
+
+def level(candidates, context):
+    """Higher where the latents are."""
+    return candidates.mean(dim=(2, 3, 4))
+
+
+level.space = "noisy"
+
+
+def call(pipe, prompts=PROMPTS, **kwargs):
+    options = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
+    return pipe(prompts, **options | kwargs).images
+
+
+def generators(seed=0):
+    return [torch.Generator().manual_seed(seed + i) for i in range(len(PROMPTS))]
+
+
+@pytest.fixture(params=STOCHASTIC)
+def host(request, stock, monkeypatch):
+    cls, options = STOCHASTIC[request.param]
+    pipe = stock("sd")
+    monkeypatch.setattr(pipe, "scheduler", cls.from_config(pipe.scheduler.config))
+    return pipe, options
+
+
+def test_the_sampler_adds_the_noise_that_was_chosen(host):
+    """What comes out of each step is the best of all candidates that were shown."""
+    pipe, options = host
+    best, seen = [], []
+
+    def watched(candidates, context):
+        scores = level(candidates, context)
+        best.append(scores.amax(1))
+        return scores
+
+    watched.space = "noisy"
+
+    def keep(pipe, index, timestep, tensors):
+        seen.append(tensors["latents"])
+        return {}
+
+    with guide(pipe, NoiseSearch([watched], [2.0, 3.0], noises=5)) as traces:
+        call(pipe, generator=generators(), callback_on_step_end=keep, **options)
+    levels = [step["noise_levels"]["watched"] for step in traces[0].steps]
+    for latents, expected, noise_level in zip(seen, best[1:], levels, strict=True):  # the first was the check
+        # Evaluators see unit variance: of Euler's latents sqrt(1 + sigma²) is taken out.
+        norm = 1.0 if isinstance(pipe.scheduler, DDIMScheduler) else (1 - noise_level**2) ** -0.5
+        torch.testing.assert_close(latents.mean(dim=(1, 2, 3)), expected * norm, atol=2e-4, rtol=1e-3)
+    assert len({int(n) for step in traces[0].steps[:-1] for n in step["noise"]}) > 1
+
+
+def test_the_search_reaches_more_than_one_draw_does(host):
+    pipe, options = host
+    plain = call(pipe, generator=generators(), **options).mean(dim=(1, 2, 3))
+    with guide(pipe, NoiseSearch([level], [3.0], noises=8)):
+        searched = call(pipe, generator=generators(), **options).mean(dim=(1, 2, 3))
+    assert (searched > plain).all()
+
+
+def test_a_picture_can_be_made_again_alone(host):
+    """With a generator for each row the draws of one do not depend on the others in its batch."""
+    pipe, options = host
+    search = NoiseSearch([level], [2.0, 3.0], noises=3)
+    with guide(pipe, search):
+        both = call(pipe, generator=generators(), **options)
+        alone = call(pipe, PROMPTS[1:], generator=generators()[1:], **options)
+        other = call(pipe, generator=generators(5), **options)
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(both, other)
+    torch.manual_seed(3)
+    with guide(pipe, search):
+        without = call(pipe, generator=None, **options)
+        torch.manual_seed(3)
+        torch.testing.assert_close(without, call(pipe, generator=None, **options))
+
+
+def test_the_record_is_of_the_chosen_draw(stock):
+    with guide(stock("sd"), NoiseSearch([level], [1.0, 2.0, 4.0], noises=4)) as traces:
+        call(stock("sd"), generator=generators(), eta=1.0)
+    trace = traces[0]
+    step = trace.steps[0]
+    assert step["total"].shape == step["scores"]["level"].shape == (2, 3) and step["noise"].shape == (2,)
+    assert torch.equal(trace.scales[0], torch.tensor(trace.candidates)[step["total"].argmax(1)])
+    assert trace.sample(1).steps[0]["noise"].tolist() == step["noise"][1:].tolist()
+    assert trace.to_dict()["steps"][0]["noise"] == step["noise"].tolist()
+
+
+def test_no_more_passes_and_within_a_budget(stock):
+    pipe = stock("sd")
+    with guide(pipe, NoiseSearch([level], [1.0, 3.0], noises=4)) as traces:
+        call(pipe, generator=generators(), eta=1.0)
+    assert traces[0].nfe.tolist() == [8, 8]
+    with guide(pipe, Budget(NoiseSearch([level], [1.0, 3.0], noises=4), 10.0)) as traces:
+        call(pipe, generator=generators(), eta=1.0)
+    assert max(traces[0].nfe.tolist()) < 8 and "noise" in traces[0].steps[0]
+
+
+def test_where_it_does_not_search_it_is_the_pipeline(stock):
+    pipe = stock("sd")
+    plain = call(pipe, generator=generators(), eta=1.0)
+    with guide(pipe, NoiseSearch([level], [1.0, 3.0], start=0.99)):
+        late = call(pipe, generator=generators(), eta=1.0)
+    with guide(pipe, Static(3.0)):
+        torch.testing.assert_close(call(pipe, generator=generators(), eta=1.0), plain)
+    assert not torch.equal(late, plain) and (late - plain).abs().mean() < (plain - plain.flip(0)).abs().mean() / 10
+
+
+@pytest.mark.parametrize(
+    "kind, scheduler, options",
+    [("sd", DDIMScheduler, {}), ("sd", PNDMScheduler, {}), ("sd3", FlowMatchEulerDiscreteScheduler, {})],
+)
+def test_refuses_a_scheduler_without_noise(stock, monkeypatch, kind, scheduler, options):
+    pipe = stock(kind)
+    monkeypatch.setattr(pipe, "scheduler", scheduler.from_config(pipe.scheduler.config))
+    match = f"`scheduler` {scheduler.__name__} adds no noise here"
+    with pytest.raises(ValueError, match=match), guide(pipe, NoiseSearch([level], [1.0, 3.0])):
+        call(pipe, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ({"noises": 1}, "`noises` must be an integer of at least 2, got 1"),
+        ({"noises": 2.0}, "`noises` must be an integer of at least 2, got 2.0"),
+        ({"evaluators": [lambda candidates, context: 0]}, "`evaluators` has none that reads noisy latents"),
+        ({"evaluators": [], "scales": [3.0]}, "`evaluators` has none that reads noisy latents"),
+        ({"every": 0}, "`every` must be an integer of at least 1"),
+    ],
+)
+def test_refuses(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        NoiseSearch(**{"evaluators": [level]} | arguments)
