@@ -14,7 +14,7 @@ SCHEDULES = {
     "cosine": ("SCALE",),
     "exponential": ("SCALE", "RATE"),
 }
-SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",)}
+SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",)}
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,13 +80,16 @@ def model(text: str) -> str:
 
 
 def method(text: str) -> str:
-    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, or a fixed schedule with its scale and what else it takes
-    (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
+    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, or a fixed schedule with its scale
+    and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
     name, *values = text.strip().split(":")
     takes = (SEARCHES | SCHEDULES).get(name)
     if takes is None or not (name in SCHEDULES) <= len(values) <= len(takes):
-        known = [*SEARCHES, *(f"{name}:SCALE" for name in SCHEDULES), "budget:TOLERANCE", "interval:SCALE:START:STOP"]
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, exponential:SCALE:RATE, got {text!r}")
+        known = [*SEARCHES, *(f"{name}:SCALE" for name in SCHEDULES), "budget:TOLERANCE", "noise:DRAWS"]
+        known += ["interval:SCALE:START:STOP", "exponential:SCALE:RATE"]
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, got {text!r}")
+    if name == "noise" and values and positive(values[0]) < 2:
+        raise argparse.ArgumentTypeError(f"must have at least 2 draws, got {text!r}")
     return ":".join([name, *(f"{scale(value):g}" for value in values)])
 
 

@@ -120,16 +120,11 @@ def schedules(args: argparse.Namespace) -> dict[str, Any]:
 
 def load(args: argparse.Namespace, fixed: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
     """The pipeline, the guidance of every method, and the search, `None` where no method has one."""
-    from guidance import Budget
-
     searched = [method for method in args.methods if method not in fixed]
     first = "dynamic" if searched else "static"
     pipe, search = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
     pipe.set_progress_bar_config(disable=True)
-    guidances = {}
-    for method in searched:
-        name, *tolerance = method.split(":")
-        guidances[method] = Budget(search, *map(float, tolerance)) if name == "budget" else search
+    guidances = {method: generate.searching(method, search) for method in searched}
     return pipe, fixed | guidances, search if searched else None
 
 

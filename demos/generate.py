@@ -119,7 +119,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import transformers
 
     from evaluators import load_evaluators
-    from guidance import SCHEDULES, Budget, GreedySearch
+    from guidance import SCHEDULES, GreedySearch
     from pipelines.tinyworld import default_guidance
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
@@ -132,18 +132,33 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     panel = load_evaluators({k: v or tinyworld.WEIGHTS / k for k, v in (args.evaluators or {}).items()})
     scales = {"scales": args.scales} if args.scales else {}
     search = default_guidance(panel, **scales) if args.model is None else GreedySearch(panel, **scales)
-    return pipe, Budget(search) if args.guidance == "budget" else search
+    return pipe, searching(args.guidance, search)
+
+
+def searching(method: str, search: Any) -> Any:
+    """The guidance of a method of `arguments.SEARCHES` (``budget:0.1``, ``noise:4``), built on `search`."""
+    from guidance import Budget, NoiseSearch
+
+    name, *values = method.split(":")
+    if name == "budget":
+        return Budget(search, *map(float, values))
+    if name == "noise":
+        return NoiseSearch(list(search.evaluators.values()), search.scales, *map(int, values), weights=search.weights)
+    return search
 
 
 def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, Any]:
     """One batch: its PIL images and its trace."""
     import torch
 
+    from guidance import NoiseSearch
     from pipelines import guide
 
     options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
         options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
+    if isinstance(guidance, NoiseSearch) and "eta" in inspect.signature(pipe.__call__).parameters:
+        options["eta"] = 1.0  # else DDIM draws nothing
     generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
     with guide(pipe, guidance) as traces:
         images = pipe(prompts, num_inference_steps=steps, generator=generators, **options).images

@@ -305,17 +305,19 @@ def test_a_manifest_that_points_outside_is_refused(ram):
 def test_on_the_real_pipeline_methods_share_their_noise(embedded, ram):
     file = ram / "prompts.csv"
     file.write_text('Prompt,Category\n"two red circles, one star",count\n')
-    methods = ["static:3", "interval:3:0:0.2", "dynamic", "budget:9"]
+    methods = ["static:3", "interval:3:0:0.2", "dynamic", "budget:9", "noise:3"]
     arguments = [str(file), "--methods", *methods, "--seeds", "4", "5", "--steps", "2"]
     main([*arguments, "--out", str(ram / "study")])
     main([str(file), "--methods", "static:3", "--seeds", "5", "--steps", "2", "--out", str(ram / "alone")])
     found = {(image.method, image.seed): image for image in images(ram / "study")}
-    assert len(found) == 8
+    assert len(found) == 10
     pixels = {key: np.asarray(Image.open(ram / "study" / image.file)).astype(int) for key, image in found.items()}
     (alone,) = images(ram / "alone")
     again = np.asarray(Image.open(ram / "alone" / alone.file)).astype(int)
     assert abs(again - pixels["static:3", 5]).max() <= 2
     assert abs(pixels["static:3", 4] - pixels["static:3", 5]).max() > 2
+    searched = GuidanceTrace.from_json(ram / "study" / found["noise:3", 4].trace)
+    assert {noise for step in searched.steps for noise in step["noise"]} <= {0, 1, 2}
     trace = GuidanceTrace.from_json(ram / "study" / found["dynamic", 4].trace)
     assert trace.candidates and trace.prompt == ["two red circles, one star"]
 
@@ -334,6 +336,8 @@ def test_one_spelling_of_a_method():
         "interval:5": "interval:5",
         "budget": "budget",
         " budget:.10": "budget:0.1",
+        "noise": "noise",
+        "noise:04": "noise:4",
     }.items():
         assert arguments.method(text) == spelt
 
@@ -347,6 +351,8 @@ BAD = {
     "too many values": (["{tmp}/prompts.txt", "--methods", "linear:2:3"], "--methods"),
     "window": (["{tmp}/prompts.txt", "--methods", "interval:2:0.9:0.1"], "interval:2:0.9:0.1"),
     "rate": (["{tmp}/prompts.txt", "--methods", "exponential:2:0"], "exponential:2:0"),
+    "draws": (["{tmp}/prompts.txt", "--methods", "noise:1"], "at least 2 draws"),
+    "draws in parts": (["{tmp}/prompts.txt", "--methods", "noise:2.5"], "--methods"),
     "tolerance": (["{tmp}/prompts.txt", "--methods", "budget:-1"], "--methods"),
     "seeds": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "4:4"], "--seeds"),
     "seed": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "-1"], "--seeds"),
