@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tinyworld
 from demos.arguments import positive, scales
 from evaluators import EVALUATORS, Context, load_evaluators
-from guidance import GreedySearch
+from guidance import GreedySearch, NoiseSearch
 from pipelines import guide
 from pipelines.tinyworld import PANEL, SCALES, default_guidance
 from training.loop import hardware
@@ -112,19 +112,24 @@ def searched_steps(search: GreedySearch, steps: int) -> int:
     """How many of `steps` the search looks at."""
     last = max(1, steps - 1)
     inside = [i for i in range(steps) if search.start <= i / last <= search.stop]
-    return len(inside[:: search.every]) if len(search.scales) > 1 else 0
+    return len(inside[:: search.every]) if candidates(search) > 1 else 0
+
+
+def candidates(search: GreedySearch) -> int:
+    """How many there are at each step: scales, or pairs of a scale and a draw."""
+    return len(search.scales) * getattr(search, "noises", 1)
 
 
 def flops(search: GreedySearch, config: dict[str, Any], tokens: int, steps: int, batch_size: int) -> dict[str, Any]:
     """FLOPs of a run with the search over those of the denoiser alone."""
     size = config["sample_size"]
-    shape = (batch_size, len(search.scales), config["in_channels"], size, size)
+    shape = (batch_size, candidates(search), config["in_channels"], size, size)
     scoring = evaluator_flops(search.evaluators.values(), shape)
     denoiser, searched = denoiser_flops(config, batch_size, tokens), searched_steps(search, steps)
     extra = sum(searched * step + once for step, once in scoring.values()) if searched else 0
     return {
         "flops_ratio": 1 + extra / (steps * denoiser),
-        "candidates": len(search.scales),
+        "candidates": candidates(search),
         "searched_steps": searched,
         "denoiser_flops_per_step": denoiser,
         "evaluator_flops_per_step_ratio": sum(step for step, _ in scoring.values()) / denoiser,
@@ -166,7 +171,8 @@ def wall_clock(
 ) -> dict[str, Any]:
     """Seconds of the stock pipeline and of the same pipeline guided by the search, in turns on the same seeds."""
     pipe.set_progress_bar_config(disable=True)
-    call = call | {"num_inference_steps": steps, "guidance_scale": GUIDANCE_SCALE}
+    eta = 1.0 if isinstance(search, NoiseSearch) else 0.0
+    call = call | {"num_inference_steps": steps, "guidance_scale": GUIDANCE_SCALE, "eta": eta}
 
     def seconds(seed: int) -> float:
         generator = torch.Generator().manual_seed(seed)
@@ -216,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
     parser.add_argument("--scales", type=scales, default=SCALES, help="the candidates, between commas")
+    parser.add_argument("--noises", type=positive, help="search over the sampler's noise, too: so many draws each step")
     parser.add_argument("--shape", choices=("tinyworld", *CONFIGS), default="tinyworld")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--batch-size", type=positive, default=4)
@@ -226,6 +233,8 @@ def main(argv: list[str] | None = None) -> None:
     search = default_guidance(
         load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators}), args.scales
     )
+    if args.noises:
+        search = NoiseSearch(list(search.evaluators.values()), search.scales, args.noises, search.weights)
     report = measure(search, args.shape, args.steps, args.batch_size, args.repeats, args.device)
     if args.json:
         print(json.dumps(report, indent=1))

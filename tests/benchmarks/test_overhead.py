@@ -92,6 +92,18 @@ def test_embedded_shape(embedded, capsys):
     assert set(report["evaluator_flops_per_step"]) == {"clip", "discriminator", "reward"}
 
 
+def test_the_search_over_noise_has_all_pairs_for_candidates(embedded, capsys):
+    arguments = ["--steps", "2", "--batch-size", "1", "--repeats", "1", "--device", "cpu", "--scales", "4", "--json"]
+    reports = []
+    for more in ([], ["--noises", "3"], ["--noises", "6"]):
+        main([*arguments, *more])
+        reports.append(json.loads(capsys.readouterr().out))
+    none, three, six = reports
+    assert (none["searched_steps"], none["flops_ratio"], three["searched_steps"]) == (0, 1, 2)
+    assert (three["candidates"], six["candidates"]) == (3, 6)
+    assert six["evaluator_flops_per_step"]["clip"] == 2 * three["evaluator_flops_per_step"]["clip"]
+
+
 def test_in_words(embedded, capsys):
     main(["--steps", "2", "--batch-size", "1", "--repeats", "1", "--device", "cpu"])
     assert "dynamic / static" in capsys.readouterr().out
