@@ -229,7 +229,11 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
             bar.set_description(f"tuning {name}")
             chosen, tuned[name] = tune(pipe, grid, validation, args.work)
             methods[chosen] = grid[chosen]
-    methods |= {k: v for k, v in rivals.ours(search, args.quick).items() if k == "dynamic" or wanted(k)}
+    methods |= {
+        k: v
+        for k, v in rivals.ours(search, args.quick).items()
+        if k.startswith("dynamic:") or k == "dynamic" or wanted(k)
+    }
     if args.ablations:
         methods |= rivals.ablations(search)
     results, bar = {}, tqdm(methods.items())

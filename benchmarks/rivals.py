@@ -57,6 +57,7 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
+    table["dynamic:ancestral"] = Method(search, options=ANCESTRAL)
     table |= {f"dynamic_best_of:{n}": Method(search, n=n, best=True) for n in (2, 4)}
     return table
 
@@ -112,7 +113,11 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
     for n in (2, 4):
         for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
             label = f"best_of_{n}{suffix}"
-            table[label] = {_name(label, s): Method(Static(s), n, True, steps) for s in SCALES}
+            table[label] = {
+                _name(label, s, *which): Method(Static(s), n, True, steps, options)
+                for which, options in (((), {}), (("ancestral",), ANCESTRAL))
+                for s in SCALES
+            }
             label = f"feynman_kac_{n}{suffix}"
             table[label] = {
                 _name(label, scale, strength): Method(
