@@ -22,8 +22,9 @@ class NoiseSearch(GreedySearch):
     .. math:: (s_t, z_t) = \arg\max_{s \in S, \, z \in \{z_1 \dots z_N\}} \sum_e w_e(t) \, z_e(x_{t-1}(s, z)), \quad
         x_{t-1}(s, z) = \mathrm{step}(u + s (c - u), z)
 
-    Choosing among several draws by their value is SVDD (arXiv 2408.08252), which takes a pass of the denoiser for each
-    draw to tell its value. These evaluators read noisy latents, so the denoiser runs as often as without the search.
+    Choosing among a step's draws by a value function is SVDD (arXiv 2408.08252), here at temperature 0 and together
+    with the scale. Evaluators that read noisy latents are the value function, so that the denoiser runs as often as
+    without the search.
 
     The scheduler must draw noise: DDIM with ``eta > 0``, DDPM, Euler ancestral, LCM, SDE-DPM-Solver++. The seeds of the
     draws come from the pipeline's `generator`, so that a picture can be made again.
