@@ -17,8 +17,8 @@ def noise_embedding(noise_level: torch.Tensor, dim: int) -> torch.Tensor:
 
 class Block(nn.Module):
     """A residual block: neighbours are mixed within each channel, channels at each place, as in ConvNeXt (arXiv
-    2201.03545), for a fifth of what full 3×3 convolutions cost; scale and shift come from the noise level (as in ADM's
-    adaptive group norm)."""
+    2201.03545), for a quarter of what full 3×3 convolutions cost; scale and shift come from the noise level (as in the
+    adaptive group norm of ADM)."""
 
     def __init__(self, channels: int, kernel: int, embedding: int) -> None:
         super().__init__()

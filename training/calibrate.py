@@ -49,10 +49,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=96)
     args = parser.parse_args(argv)
+    if unnamed := [item for item in args.evaluators if "=" not in item]:
+        parser.error(f"argument --evaluators: must be NAME=FOLDER, got {', '.join(unnamed)}")
     folders = dict(item.split("=", 1) for item in args.evaluators)
     pipe = DiffusionPipeline.from_pretrained(args.model)
     evaluators = load_evaluators(folders)
+    if unmeasured := [e.name for e in evaluators if e.calibration is None]:
+        parser.error(f"argument --evaluators: {', '.join(unmeasured)} has no reliability, which its recipe measures")
     found = spreads(pipe, evaluators, captions_of("train", args.prompts, 0), tuple(args.scales), args.steps)
+    if silent := [e.name for e in evaluators if e.name not in found]:
+        parser.error(f"argument --prompts: none of {args.prompts} asks {', '.join(silent)}; take more")
     for evaluator in evaluators:
         old, rows = evaluator.calibration, np.array(found[evaluator.name])
         levels = np.unique(rows[:, 0])  # every batch of prompts has been at each of them

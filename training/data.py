@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
+from demos.arguments import positive
 from tinyworld.captions import SceneSpec, caption, parse_caption, sample_spec
 from tinyworld.scenes import make_scene
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file")
-    parser.add_argument("-n", type=int, default=100_000)
+    parser.add_argument("-n", type=positive, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("train", "test"), default="train")
     args = parser.parse_args(argv)

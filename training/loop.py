@@ -17,6 +17,8 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
+from demos.arguments import positive, scale
+
 Loss = Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -24,14 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch_size: int, lr: float
     """Adds what every recipe shares. The budget is wall-clock (`--minutes`) or an exact number of steps (`--steps`)."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained weights, checkpoints and log")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--batch-size", type=positive, default=batch_size)
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate (warm-up, then cosine to zero)")
-    parser.add_argument("--minutes", type=float, default=minutes, help="training time, resumed time included")
-    parser.add_argument("--steps", type=int, default=None, help="exact number of steps, instead of --minutes")
+    parser.add_argument("--minutes", type=_above_0, default=minutes, help="training time, resumed time included")
+    parser.add_argument("--steps", type=positive, default=None, help="exact number of steps, instead of --minutes")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights that are shipped")
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+
+
+def _above_0(text: str) -> float:
+    if (value := scale(text)) == 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
 
 
 class _Progress:

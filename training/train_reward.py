@@ -1,6 +1,6 @@
 """Trains the reward, a small head on a trained latent CLIP, on preference pairs under the Bradley–Terry model.
 
-    python -m training.train_reward --pairs runs/pairs_sampled/pairs.jsonl runs/pairs_rendered/pairs.jsonl \\
+    python -m training.train_reward --pairs runs/pairs_rendered/pairs.jsonl \\
         --test-pairs runs/pairs_test/pairs.jsonl --out runs/reward
 
 The pairs are in the format of docs/preference_pairs.md, which a study exports: your own votes will do.

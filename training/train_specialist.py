@@ -143,8 +143,9 @@ def main(argv: list[str] | None = None) -> None:
         head = LatentTextRendering(features)
     head.read(clip).to(clip.device)
     rows = asked_rows(head, data)
-    if not len(rows):
-        parser.error(f"argument --data: no caption asks for {args.specialist}")
+    for name, asked in (("data", rows), ("test-data", asked_rows(head, test))):
+        if not len(asked):
+            parser.error(f"argument --{name}: no caption asks for {args.specialist}")
     spoil = wrong_prompts(args.specialist, data.captions[rows].ravel().tolist())
     spoil_within = seen_in_training(spoil)
 

@@ -1,4 +1,4 @@
-"""What the sampler makes of training captions, kept at every step: data for the discriminator and the reward.
+"""What the sampler makes of captions, kept at every step: data for the discriminator, and to vote on for the reward.
 
     python -m training.trajectories --out runs/trajectories.npz
 
@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
 import tinyworld
+from demos.arguments import positive
 from guidance import DenoisingStep
 from pipelines import guide
 
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     model = tinyworld.WEIGHTS / "text_to_image"
     parser.add_argument("--model", type=Path, default=model, help="folder of the pipeline; default: the embedded one")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file")
-    parser.add_argument("-n", type=int, default=2500, help="captions")
+    parser.add_argument("-n", type=positive, default=2500, help="captions")
     parser.add_argument("--images", type=int, default=4, help="pictures of each, even")
     parser.add_argument("--seed", type=int, default=2, help="of captions and noise")
     parser.add_argument("--split", choices=("train", "test"), default="train")
