@@ -59,7 +59,7 @@ class Watched:
 
     def __init__(self, search: GreedySearch, report: Callable[[None], None]) -> None:
         self.search, self.report = search, report
-        self.scales, self.check = search.scales, search.check
+        self.scales, self.check, self.noises = search.scales, search.check, getattr(search, "noises", 0)
 
     def decide(self, step: DenoisingStep) -> tuple:
         self.report(None)

@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from guidance import GreedySearch
+from guidance import GreedySearch, NoiseSearch
 
 from . import arguments
 from .side_by_side import Decoder
 
-MAX_STEPS, MAX_PROMPT, MAX_CANDIDATES, MAX_WEIGHT = 100, 400, 16, 4.0
+MAX_STEPS, MAX_PROMPT, MAX_CANDIDATES, MAX_DRAWS, MAX_WEIGHT = 100, 400, 16, 16, 4.0
 STEPS = 25
 
 
@@ -30,7 +30,7 @@ class Host:
     decode: Decoder
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def search(self, scales: str, every: float, *weights: float) -> GreedySearch:
+    def search(self, scales: str, every: float, draws: float, *weights: float) -> GreedySearch:
         """A search as the controls say, `weights` in the order of the evaluators.
 
         Raises:
@@ -47,17 +47,22 @@ class Host:
         if not used:
             raise ValueError("Weights must not all be 0: someone has to choose")
         panel = [self.default.evaluators[name] for name in used]
-        return GreedySearch(panel, candidates, used, every=whole(every, "Search every n-th step", 1, MAX_STEPS))
+        every = whole(every, "Search every n-th step", 1, MAX_STEPS)
+        if (draws := whole(draws, "Draws of noise", 1, MAX_DRAWS)) == 1:
+            return GreedySearch(panel, candidates, used, every=every)
+        return NoiseSearch(panel, candidates, draws, used, every=every)
 
     def controls(self) -> list[gr.components.Component]:
         """The inputs of `search`, in its order."""
         scales = gr.Textbox(", ".join(f"{s:g}" for s in self.default.scales), label="Candidate scales", max_length=200)
         every = gr.Slider(1, 10, self.default.every, step=1, label="Search every n-th step")
+        note = "Above 1 the sampler adds noise at each step, for both pictures, and the search chooses what for its own"
+        draws = gr.Slider(1, MAX_DRAWS, 1, step=1, label="Draws of noise", info=note)
         weights = [
             gr.Slider(0, MAX_WEIGHT, self.default.weights.get(name, 1.0), step=0.05, label=f"Weight of {name}")
             for name in self.default.evaluators
         ]
-        return [scales, every, *weights]
+        return [scales, every, draws, *weights]
 
 
 def number(value: Any, name: str, low: float, high: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from guidance import DenoisingStep, GreedySearch, GuidanceTrace
+from guidance import Decision, DenoisingStep, GreedySearch, GuidanceTrace
 
 from .generate import denoise
 
@@ -73,20 +73,25 @@ class SideBySide:
         self, search: GreedySearch, static: float, decode: Decoder, report: Callable[[Progress], None]
     ) -> None:
         self.search, self.static, self.decode, self.report = search, static, decode, report
-        self.scales, self.check = search.scales, search.check
+        self.scales, self.check, self.noises = search.scales, search.check, getattr(search, "noises", 0)
         self.predictions: list[torch.Tensor] = []
 
-    def decide(self, step: DenoisingStep) -> tuple[torch.Tensor, dict[str, Any]]:
-        scale, record = self.search.decide(step)
-        scale = step.full(step.own_scale) if scale is None else scale.clone()
+    def decide(self, step: DenoisingStep) -> Decision:
+        streams = step.step_kwargs.get("generator")
+        state = streams and streams[1].get_state()
+        decision = Decision(*self.search.decide(step))
+        if streams:
+            streams[1].set_state(state)  # what the static picture draws is not the search's
+        scale = step.full(step.own_scale) if decision.scale is None else decision.scale.clone()
         scale[1] = self.static
+        generator = decision.generator and [decision.generator[0], streams[1]]
         uncond, cond = step.candidates((0.0, 1.0), "denoised").unbind(1)
         self.predictions.append(torch.stack([uncond[0], cond[0]]).cpu())
         images = None
         if step.index % -(-step.num_steps // PREVIEWS) == 0:
             images = self.decode(uncond + scale.view(-1, 1, 1, 1) * (cond - uncond))
         self.report(Progress(step.index + 1, step.num_steps, float(scale[0]), images))
-        return scale, record
+        return decision._replace(scale=scale, generator=generator)
 
 
 def run(

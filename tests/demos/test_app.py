@@ -185,6 +185,6 @@ def test_foreign_model(folder, tmp_path):
     assert not host.embedded and list(host.default.evaluators) == ["discriminator"]
     from demos.playground import generate
 
-    *_, last = generate(host, threading.Event(), "a fox", 0, 2, 3.0, "2, 4", 1, 1.0)
+    *_, last = generate(host, threading.Event(), "a fox", 0, 2, 3.0, "2, 4", 1, 1, 1.0)
     assert set(last[-1].trace.scales[:, 0].tolist()) <= {2.0, 4.0}
     assert last[0].size == last[1].size

@@ -10,7 +10,7 @@ from demos.explorer import category_of, explore, prompts_of
 from demos.generate import denoise
 from tinyworld.captions import is_held_out, parse_caption
 
-SEARCH = ("1, 4, 9", 2, 1.0, 0.25, 1.0)
+SEARCH = ("1, 4, 9", 2, 1, 1.0, 0.25, 1.0)
 
 
 def test_captions_of_categories():

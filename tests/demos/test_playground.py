@@ -17,7 +17,8 @@ from demos.side_by_side import Result, run
 from guidance import GreedySearch, Static
 
 PROMPT, SEED, STEPS, STATIC = "two red circles above a blue square", 4, 5, 3.0
-SEARCH = ("1, 4, 9", 2, 1.0, 0.25, 1.0)
+SEARCH = ("1, 4, 9", 2, 1, 1.0, 0.25, 1.0)
+NOISE = ("1, 4, 9", 2, 3, 1.0, 0.25, 1.0)
 
 
 def pixels(image):
@@ -43,9 +44,12 @@ def test_updates_come_as_it_samples(host):
     assert abs(pixels(static) - pixels(result.images[1])).max() == 0
 
 
-def test_both_pictures_are_those_of_their_guidance_alone(host):
-    result = finish(host, PROMPT, SEED, STEPS, STATIC, *SEARCH)
-    for guidance, image in zip((host.search(*SEARCH), Static(STATIC)), result.images, strict=True):
+@pytest.mark.parametrize("search", [SEARCH, NOISE], ids=["scale", "noise"])
+def test_both_pictures_are_those_of_their_guidance_alone(host, search):
+    result = finish(host, PROMPT, SEED, STEPS, STATIC, *search)
+    static = Static(STATIC)
+    object.__setattr__(static, "noises", search[2] > 1)  # from the same sampler
+    for guidance, image in zip((host.search(*search), static), result.images, strict=True):
         (alone,), trace = denoise(host.pipe, guidance, [PROMPT], [SEED], STEPS)
         assert abs(pixels(alone) - pixels(image)).max() <= 2
         if isinstance(guidance, GreedySearch):
@@ -83,12 +87,12 @@ def test_candidates_of_a_step(host):
 
 
 def test_a_weight_of_zero_leaves_an_evaluator_out(host):
-    result = finish(host, PROMPT, SEED, 2, STATIC, "1,4", 1, 0, 2.0, 0)
+    result = finish(host, PROMPT, SEED, 2, STATIC, "1,4", 1, 1, 0, 2.0, 0)
     assert [set(step["scores"]) for step in result.trace.steps] == [{"discriminator"}] * 2
 
 
 def test_a_single_candidate_is_not_searched(host):
-    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, 1.0, 1.0, 1.0)
+    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, 1, 1.0, 1.0, 1.0)
     assert result.trace.scales[:, 0].tolist() == [6, 6]
     assert "kept" in candidates(host, result, 1)
 
@@ -111,8 +115,10 @@ BAD = {
     "scales repeat": (4, "1, 1.0", "Candidate scales"),
     "many scales": (4, ",".join(map(str, range(17))), "Candidate scales"),
     "every": (5, 0, "Search every"),
-    "weight": (6, 99, "Weight"),
-    "infinite weight": (6, math.inf, "Weight"),
+    "no draws": (6, 0, "Draws of noise"),
+    "many draws": (6, 17, "Draws of noise"),
+    "weight": (7, 99, "Weight"),
+    "infinite weight": (7, math.inf, "Weight"),
 }
 
 
@@ -126,7 +132,7 @@ def test_bad_input_is_a_message_before_any_work(host, case):
 
 def test_no_weight_at_all(host):
     with pytest.raises(gr.Error, match="Weights"):
-        next(generate(host, threading.Event(), *GOOD[:6], 0, 0, 0))
+        next(generate(host, threading.Event(), *GOOD[:7], 0, 0, 0))
 
 
 def test_leaving_stops_the_work(host):
@@ -156,7 +162,7 @@ def test_cancelling_is_the_last_word(host):
 
 
 def test_two_visitors_at_once(host):
-    wanted = [(PROMPT, 4, 4, 2.0, *SEARCH), ("a yellow star", 5, 3, 8.0, "2,7", 1, 0.5, 0.0, 0.5)]
+    wanted = [(PROMPT, 4, 4, 2.0, *SEARCH), ("a yellow star", 5, 3, 8.0, "2,7", 1, 1, 0.5, 0.0, 0.5)]
     alone = [finish(host, *inputs) for inputs in wanted]
     together: dict[int, Result] = {}
 
