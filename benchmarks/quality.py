@@ -178,17 +178,20 @@ def tune(
 def summary(
     result: dict[str, np.ndarray],
     best: dict[str, np.ndarray],
+    same_sampler: dict[str, np.ndarray],
     categories: Sequence[str],
     seeds: int,
     features: Features,
 ) -> dict[str, Any]:
-    """What is reported of a method; `best` is the result of the best static scale."""
+    """What is reported of a method; `best` is the result of the best static scale, `same_sampler` that of the best with
+    a sampler that draws noise, or draws none, as the method's."""
     paired = lambda r, key: r[key].reshape(-1, seeds).astype(float)  # noqa: E731
     return {
         "accuracy": round(float(result["correct"].mean()), 4),
         "categories": by_category(result["correct"], categories, CATEGORIES),
         "score": round(float(result["score"].mean()), 4),
         "minus_best_static": paired_bootstrap(paired(result, "correct") - paired(best, "correct")),
+        "minus_best_of_sampler": paired_bootstrap(paired(result, "correct") - paired(same_sampler, "correct")),
         "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
         "frechet_distance": features.frechet_distance(result["images"]),
         "diversity": features.diversity(result["images"], seeds),
@@ -243,16 +246,22 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         results[name]["clip"] = clip_scores(results[name]["latents"], prompts, args.seeds)
     categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
     static = {name: results[name]["correct"] for name in rivals.static(args.quick)}
-    best = max(static, key=lambda name: static[name].mean())
+    eta = lambda name: methods[name].options.get("eta", 0.0)  # noqa: E731
+    best_of = lambda names: max(names, key=lambda name: static[name].mean())  # noqa: E731
+    best, of_sampler = best_of(static), {e: best_of(n for n in static if eta(n) == e) for e in set(map(eta, static))}
+    deterministic = [name for name in static if eta(name) == 0]
     features = Features(real_images(600 if args.quick else 2000))
-    table = {name: summary(r, results[best], categories, args.seeds, features) for name, r in results.items()}
+    table = {
+        name: summary(r, results[best], results[of_sampler[eta(name)]], categories, args.seeds, features)
+        for name, r in results.items()
+    }
     return {
         "methods": {name: row for name, row in table.items() if not name.startswith("ablation:")},
         "ablations": {name: row for name, row in table.items() if name.startswith("ablation:")},
         "best_static": best,
         "best_static_per_category": best_per_category(static, categories, CATEGORIES),
         "best_static_in_hindsight": hindsight(
-            np.stack(list(static.values())), np.stack([results[name]["clip"] for name in static]), args.seeds
+            *(np.stack([results[name][key] for name in deterministic]) for key in ("correct", "clip")), args.seeds
         ),
         "dynamic_minus_best_static": table["dynamic"]["minus_best_static"],
         "validation": tuned,

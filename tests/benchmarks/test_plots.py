@@ -58,15 +58,23 @@ def test_front():
 
 def test_table():
     between = {"mean": 0.01, "low": -0.02, "high": 0.04}
-    row = {"minus_best_static": between, "win_rate": between, "frechet_distance": 211.4, "nfe": 40.0, "diversity": None}
+    row = {
+        "minus_best_static": between,
+        "minus_best_of_sampler": between | {"mean": 0.03},
+        "win_rate": between,
+        "frechet_distance": 211.4,
+        "nfe": 40.0,
+        "diversity": None,
+    }
     rows = {
         "static:3": row | {"accuracy": 0.4, "categories": {"count": 0.5, "text": 0.0}},
         "dynamic": row | {"accuracy": 0.5, "categories": {"count": 0.75, "text": 0.0}, "diversity": 9.876},
     }
     head, _, first, second = plots.table(rows).split("\n")
-    assert head.split(" | ")[1:5] == ["right", "less best static", "count", "text"]
+    assert head.split(" | ")[1:6] == ["right", "less best static", "less best of its sampler", "count", "text"]
     assert first == (
-        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] | 211 | 9.88 | 40.0 |"
+        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] | 211 "
+        "| 9.88 | 40.0 |"
     )
     assert second.startswith("| static:3 | 0.400 |") and "| – |" in second
 
