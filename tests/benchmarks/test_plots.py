@@ -73,8 +73,8 @@ def test_table():
     head, _, first, second = plots.table(rows).split("\n")
     assert head.split(" | ")[1:6] == ["right", "less best static", "less best of its sampler", "count", "text"]
     assert first == (
-        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] | 211 "
-        "| 9.88 | 40.0 |"
+        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] "
+        "| 211 | 9.88 | 40.0 |"
     )
     assert second.startswith("| static:3 | 0.400 |") and "| – |" in second
 
