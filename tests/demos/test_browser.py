@@ -182,7 +182,8 @@ def test_two_visitors_do_not_mix(browser, address, host):
         page.get_by_text("Same prompt, same noise").wait_for()
         page.locator("#schedule .js-plotly-plot .main-svg").first.wait_for()
         scales = page.evaluate("document.querySelector('#schedule .js-plotly-plot').data[0].y")
-        *_, last = generate(host, threading.Event(), prompt, 0, STEPS, 4.5, "2, 3.5, 5, 7, 10, 14", 2, 1, 1.0, 0.25, 1.0)
+        search = ("2, 3.5, 5, 7, 10, 14", 2, 1, 1.0, 0.25, 1.0)
+        *_, last = generate(host, threading.Event(), prompt, 0, STEPS, 4.5, *search)
         assert list(scales) == pytest.approx(last[-1].trace.scales[:, 0].tolist())
         steps = page.locator("#candidates .card img").all()
         assert len(steps) == 6
