@@ -33,14 +33,15 @@ from diffusers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import tinyworld
-from demos.arguments import positive, scales
+from demos.arguments import draws, positive, scales
 from evaluators import EVALUATORS, Context, load_evaluators
-from guidance import GreedySearch, NoiseSearch
+from guidance import GreedySearch
 from pipelines import guide
 from pipelines.tinyworld import PANEL, SCALES, default_guidance
 from training.loop import hardware
 
 from .provenance import commit
+from .rivals import noise_search
 
 PROMPT = 'two red signs saying "CAB"'  # which every evaluator has a say on
 GUIDANCE_SCALE = 4.0  # static; no cost depends on it
@@ -117,7 +118,7 @@ def searched_steps(search: GreedySearch, steps: int) -> int:
 
 def candidates(search: GreedySearch) -> int:
     """How many there are at each step: scales, or pairs of a scale and a draw."""
-    return len(search.scales) * getattr(search, "noises", 1)
+    return len(search.scales) * search.noises
 
 
 def flops(search: GreedySearch, config: dict[str, Any], tokens: int, steps: int, batch_size: int) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def wall_clock(
 ) -> dict[str, Any]:
     """Seconds of the stock pipeline and of the same pipeline guided by the search, in turns on the same seeds."""
     pipe.set_progress_bar_config(disable=True)
-    eta = 1.0 if isinstance(search, NoiseSearch) else 0.0
+    eta = 1.0 if search.noises > 1 else 0.0
     call = call | {"num_inference_steps": steps, "guidance_scale": GUIDANCE_SCALE, "eta": eta}
 
     def seconds(seed: int) -> float:
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
     parser.add_argument("--scales", type=scales, default=SCALES, help="the candidates, between commas")
-    parser.add_argument("--noises", type=positive, help="search over the sampler's noise, too: so many draws each step")
+    parser.add_argument("--noises", type=draws, help="search over the sampler's noise, too: so many draws each step")
     parser.add_argument("--shape", choices=("tinyworld", *CONFIGS), default="tinyworld")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--batch-size", type=positive, default=4)
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators}), args.scales
     )
     if args.noises:
-        search = NoiseSearch(list(search.evaluators.values()), search.scales, args.noises, search.weights)
+        search = noise_search(search, search.scales, args.noises)
     report = measure(search, args.shape, args.steps, args.batch_size, args.repeats, args.device)
     if args.json:
         print(json.dumps(report, indent=1))

@@ -25,7 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 import tinyworld
-from evaluators import EVALUATORS, Context, load_evaluator
+from evaluators import EVALUATORS, Context, LatentCLIP, load_evaluator
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
@@ -148,9 +148,9 @@ def finished(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str,
 
 
 @torch.no_grad()
-def clip_scores(latents: np.ndarray, prompts: Sequence[str], seeds: int) -> np.ndarray:
-    """The embedded CLIP's scores of finished pictures ``(images, 4, 16, 16)``, in prompt-major order."""
-    clip, texts = load_evaluator("clip", tinyworld.WEIGHTS / "clip"), np.repeat(prompts, seeds)
+def clip_scores(clip: LatentCLIP, latents: np.ndarray, prompts: Sequence[str], seeds: int) -> np.ndarray:
+    """What `clip` says of finished pictures ``(images, 4, 16, 16)``, in prompt-major order."""
+    texts = np.repeat(prompts, seeds)
     return torch.cat(
         [
             clip(torch.from_numpy(latents[i : i + 256])[:, None], Context(texts[i : i + 256].tolist(), 0.0, 0.0))[:, 0]
@@ -232,23 +232,19 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
             bar.set_description(f"tuning {name}")
             chosen, tuned[name] = tune(pipe, grid, validation, args.work)
             methods[chosen] = grid[chosen]
-    methods |= {
-        k: v
-        for k, v in rivals.ours(search, args.quick).items()
-        if k.startswith("dynamic:") or k == "dynamic" or wanted(k)
-    }
+    methods |= {k: v for k, v in rivals.ours(search, args.quick).items() if k.split(":")[0] == "dynamic" or wanted(k)}
     if args.ablations:
         methods |= rivals.ablations(search)
-    results, bar = {}, tqdm(methods.items())
+    results, bar, clip = {}, tqdm(methods.items()), load_evaluator("clip", tinyworld.WEIGHTS / "clip")
     for name, method in bar:
         bar.set_description(name)
         results[name] = run(pipe, method, prompts, range(args.seeds), folder(args.work, "test", name))
-        results[name]["clip"] = clip_scores(results[name]["latents"], prompts, args.seeds)
+        results[name]["clip"] = clip_scores(clip, results[name]["latents"], prompts, args.seeds)
     categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
     static = {name: results[name]["correct"] for name in rivals.static(args.quick)}
     eta = lambda name: methods[name].options.get("eta", 0.0)  # noqa: E731
-    best_of = lambda names: max(names, key=lambda name: static[name].mean())  # noqa: E731
-    best, of_sampler = best_of(static), {e: best_of(n for n in static if eta(n) == e) for e in set(map(eta, static))}
+    top = lambda names: max(names, key=lambda name: static[name].mean())  # noqa: E731
+    best, of_sampler = top(static), {e: top(n for n in static if eta(n) == e) for e in set(map(eta, static))}
     deterministic = [name for name in static if eta(name) == 0]
     features = Features(real_images(600 if args.quick else 2000))
     table = {

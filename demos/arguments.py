@@ -79,6 +79,13 @@ def model(text: str) -> str:
     return str(folder) if folder.exists() else text
 
 
+def draws(text: str) -> int:
+    """How many draws of noise a search chooses among, at least 2."""
+    if positive(text) < 2:
+        raise argparse.ArgumentTypeError(f"must have at least 2 draws, got {text!r}")
+    return int(text)
+
+
 def method(text: str) -> str:
     """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, or a fixed schedule with its scale
     and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
@@ -88,8 +95,8 @@ def method(text: str) -> str:
         known = [*SEARCHES, *(f"{name}:SCALE" for name in SCHEDULES), "budget:TOLERANCE", "noise:DRAWS"]
         known += ["interval:SCALE:START:STOP", "exponential:SCALE:RATE"]
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, got {text!r}")
-    if name == "noise" and values and positive(values[0]) < 2:
-        raise argparse.ArgumentTypeError(f"must have at least 2 draws, got {text!r}")
+    if name == "noise" and values:
+        draws(values[0])
     return ":".join([name, *(f"{scale(value):g}" for value in values)])
 
 

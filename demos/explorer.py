@@ -59,7 +59,7 @@ class Watched:
 
     def __init__(self, search: GreedySearch, report: Callable[[None], None]) -> None:
         self.search, self.report = search, report
-        self.scales, self.check, self.noises = search.scales, search.check, getattr(search, "noises", 0)
+        self.scales, self.check, self.noises = search.scales, search.check, search.noises
 
     def decide(self, step: DenoisingStep) -> tuple:
         self.report(None)

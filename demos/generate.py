@@ -156,7 +156,7 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
     options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
         options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
-    if getattr(guidance, "noises", 0) and "eta" in inspect.signature(pipe.__call__).parameters:
+    if getattr(guidance, "noises", 1) > 1 and "eta" in inspect.signature(pipe.__call__).parameters:
         options["eta"] = 1.0  # else DDIM draws nothing
     generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
     with guide(pipe, guidance) as traces:

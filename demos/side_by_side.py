@@ -73,7 +73,7 @@ class SideBySide:
         self, search: GreedySearch, static: float, decode: Decoder, report: Callable[[Progress], None]
     ) -> None:
         self.search, self.static, self.decode, self.report = search, static, decode, report
-        self.scales, self.check, self.noises = search.scales, search.check, getattr(search, "noises", 0)
+        self.scales, self.check, self.noises = search.scales, search.check, search.noises
         self.predictions: list[torch.Tensor] = []
 
     def decide(self, step: DenoisingStep) -> Decision:

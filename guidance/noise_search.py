@@ -85,8 +85,7 @@ class NoiseSearch(GreedySearch):
         of_noise = lambda values: values.unflatten(1, (self.noises, -1))[row, noise]  # noqa: E731
         record |= {"scores": {name: of_noise(values) for name, values in record["scores"].items()}}
         record |= {"total": of_noise(total), "noise": noise}
-        told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
-        scale = torch.where(told, torch.tensor(self.scales, device=total.device)[at], step.own_scale)
+        scale = self.scale_of(at, total, step)
         return Decision(scale, record, generator=[generators[k][i] for i, k in enumerate(noise.tolist())])
 
 

@@ -33,6 +33,8 @@ class GreedySearch(Panel):
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
     """
 
+    noises = 1  # draws of the sampler's noise at each step: its own
+
     def __init__(
         self,
         evaluators: Sequence[Evaluator | Callable],
@@ -72,9 +74,13 @@ class GreedySearch(Panel):
         )
         if not any(record["weights"].values()):
             return step.full(step.own_scale), record
-        best = torch.tensor(self.scales, device=total.device)[total.nan_to_num(nan=-torch.inf).argmax(dim=1)]
+        return self.scale_of(total.nan_to_num(nan=-torch.inf).argmax(dim=1), total, step), record
+
+    def scale_of(self, best: torch.Tensor, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
+        """The scales numbered `best` ``(batch,)``, the pipeline's own where `total` ``(batch, candidates)`` tells no
+        candidates of a row apart."""
         told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
-        return torch.where(told, best, step.own_scale), record
+        return torch.where(told, torch.tensor(self.scales, device=total.device)[best], step.own_scale)
 
     def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
         """The decision at a step outside the window or between two searches, `None` where it is to be searched."""
