@@ -80,19 +80,22 @@ def pruning(report: dict[str, Any]) -> Figure:
     return figure
 
 
+DIFFERENCES = ("minus_best_static", "minus_best_of_sampler", "minus_best_rival")
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Methods of a quality report as a Markdown table, those that are right most often first."""
 
-    def interval(cell: dict[str, float], form: str) -> str:
-        return f"{cell['mean']:{form}} [{cell['low']:{form}}, {cell['high']:{form}}]"
+    def interval(cell: dict[str, float] | None, form: str) -> str:
+        return "–" if cell is None else f"{cell['mean']:{form}} [{cell['low']:{form}}, {cell['high']:{form}}]"
 
     categories = list(next(iter(rows.values()))["categories"])
-    names = ["guidance", "right", "less best static", "less best of its sampler", *categories]
+    names = ["guidance", "right", "less best static", "less best of its sampler", "less best rival", *categories]
     names += ["wins", "Fréchet", "diversity", "passes"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
         cells = [name, f"{row['accuracy']:.3f}"]
-        cells += [interval(row[key], "+.3f") for key in ("minus_best_static", "minus_best_of_sampler")]
+        cells += [interval(row[key], "+.3f") for key in DIFFERENCES]
         cells += [f"{row['categories'][category]:.2f}" for category in categories]
         cells += [interval(row["win_rate"], ".2f"), f"{row['frechet_distance']:.0f}"]
         cells += ["–" if row["diversity"] is None else f"{row['diversity']:.2f}", f"{row['nfe']:.1f}"]

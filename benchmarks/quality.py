@@ -179,12 +179,13 @@ def summary(
     result: dict[str, np.ndarray],
     best: dict[str, np.ndarray],
     same_sampler: dict[str, np.ndarray],
+    rival: tuple[str, dict[str, np.ndarray]] | None,
     categories: Sequence[str],
     seeds: int,
     features: Features,
 ) -> dict[str, Any]:
     """What is reported of a method; `best` is the result of the best static scale, `same_sampler` that of the best with
-    a sampler that draws noise, or draws none, as the method's."""
+    a sampler that draws noise, or draws none, as the method's, `rival` as of `best_rival`."""
     paired = lambda r, key: r[key].reshape(-1, seeds).astype(float)  # noqa: E731
     return {
         "accuracy": round(float(result["correct"].mean()), 4),
@@ -192,6 +193,8 @@ def summary(
         "score": round(float(result["score"].mean()), 4),
         "minus_best_static": paired_bootstrap(paired(result, "correct") - paired(best, "correct")),
         "minus_best_of_sampler": paired_bootstrap(paired(result, "correct") - paired(same_sampler, "correct")),
+        "minus_best_rival": rival
+        and {"rival": rival[0]} | paired_bootstrap(paired(result, "correct") - paired(rival[1], "correct")),
         "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
         "frechet_distance": features.frechet_distance(result["images"]),
         "diversity": features.diversity(result["images"], seeds),
@@ -203,6 +206,18 @@ def summary(
             "per_category": per_step(result["scale"], categories, CATEGORIES),
         },
     }
+
+
+def best_rival(name: str, results: dict[str, dict[str, np.ndarray]]) -> tuple[str, dict[str, np.ndarray]] | None:
+    """Of the methods that are not ours and take no more passes than the method called `name`, the one that is right
+    most often, and its result; `None` for a rival, or where there is none."""
+    ours = lambda other: other.startswith((*rivals.OURS, "ablation:"))  # noqa: E731
+    passes = results[name]["nfe"].mean()
+    others = [o for o, r in results.items() if not ours(o) and r["nfe"].mean() <= passes]
+    if not ours(name) or not others:
+        return None
+    best = max(others, key=lambda other: results[other]["correct"].mean())
+    return best, results[best]
 
 
 def folder(work: Path | None, *names: str) -> Path | None:
@@ -248,7 +263,15 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
     deterministic = [name for name in static if eta(name) == 0]
     features = Features(real_images(600 if args.quick else 2000))
     table = {
-        name: summary(r, results[best], results[of_sampler[eta(name)]], categories, args.seeds, features)
+        name: summary(
+            r,
+            results[best],
+            results[of_sampler[eta(name)]],
+            best_rival(name, results),
+            categories,
+            args.seeds,
+            features,
+        )
         for name, r in results.items()
     }
     return {

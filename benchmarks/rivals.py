@@ -29,6 +29,7 @@ SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
 NOISES = (4, 8)
+OURS = ("dynamic", "budget", "noise_search")  # what the names of methods that are no rivals begin with
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
 

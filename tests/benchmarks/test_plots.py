@@ -61,6 +61,7 @@ def test_table():
     row = {
         "minus_best_static": between,
         "minus_best_of_sampler": between | {"mean": 0.03},
+        "minus_best_rival": None,
         "win_rate": between,
         "frechet_distance": 211.4,
         "nfe": 40.0,
@@ -68,13 +69,16 @@ def test_table():
     }
     rows = {
         "static:3": row | {"accuracy": 0.4, "categories": {"count": 0.5, "text": 0.0}},
-        "dynamic": row | {"accuracy": 0.5, "categories": {"count": 0.75, "text": 0.0}, "diversity": 9.876},
+        "dynamic": row
+        | {"accuracy": 0.5, "categories": {"count": 0.75, "text": 0.0}, "diversity": 9.876}
+        | {"minus_best_rival": between | {"mean": 0.02}},
     }
     head, _, first, second = plots.table(rows).split("\n")
-    assert head.split(" | ")[1:6] == ["right", "less best static", "less best of its sampler", "count", "text"]
+    differences = ["less best static", "less best of its sampler", "less best rival"]
+    assert head.split(" | ")[1:7] == ["right", *differences, "count", "text"]
     assert first == (
-        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] "
-        "| 211 | 9.88 | 40.0 |"
+        "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] "
+        "| +0.020 [-0.020, +0.040] | 0.75 | 0.00 | 0.01 [-0.02, 0.04] | 211 | 9.88 | 40.0 |"
     )
     assert second.startswith("| static:3 | 0.400 |") and "| – |" in second
 

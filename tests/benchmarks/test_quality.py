@@ -138,6 +138,25 @@ def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
     assert all(np.array_equal(whole[key], again[key]) for key in whole)
 
 
+def test_the_best_rival_costs_no_more():
+    result = lambda right, nfe: {"correct": np.array(right), "nfe": np.full(4, nfe)}  # noqa: E731
+    results = {
+        "static:3": result([1, 0, 0, 0], 40.0),
+        "interval:3": result([1, 1, 0, 0], 36.0),
+        "best_of_4:3": result([1, 1, 1, 1], 160.0),
+        "dynamic": result([1, 1, 1, 0], 40.0),
+        "noise_search:8": result([0, 0, 0, 0], 160.0),
+        "budget:0.2": result([0, 0, 0, 0], 30.0),
+        "ablation:every:1": result([1, 1, 1, 0], 40.0),
+    }
+    names = {name: found and found[0] for name in results for found in [quality.best_rival(name, results)]}
+    assert names == dict.fromkeys(results) | {
+        "dynamic": "interval:3",
+        "noise_search:8": "best_of_4:3",
+        "ablation:every:1": "interval:3",
+    }
+
+
 def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
     """The keys that others read, and that a second run only reads."""
     noise = np.random.default_rng(0).integers(0, 255, (80, 64, 64, 3), np.uint8)
@@ -161,6 +180,8 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
         "high",
     }
     assert report["methods"][report["best_static"]]["win_rate"]["mean"] == 0.5
+    assert report["methods"]["static:2"]["minus_best_rival"] is None
+    assert report["methods"]["dynamic"]["minus_best_rival"]["rival"] in rivals.static(True) | rivals.quick_rivals()
     assert len(report["timesteps"]) == 2 and report["ablations"] == {} and report["validation"] == {}
     monkeypatch.setattr(quality, "make", None)
     assert quality.main(arguments) == 0
