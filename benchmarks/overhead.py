@@ -117,8 +117,8 @@ def searched_steps(search: GreedySearch, steps: int) -> int:
 
 
 def candidates(search: GreedySearch) -> int:
-    """How many there are at each step: scales, or pairs of a scale and a draw."""
-    return len(search.scales) * search.noises
+    """How many are scored at each step: draws, if there are several, and scales, if there are several."""
+    return sum(number for number in (search.noises, len(search.scales)) if number > 1) or 1
 
 
 def flops(search: GreedySearch, config: dict[str, Any], tokens: int, steps: int, batch_size: int) -> dict[str, Any]:
@@ -222,8 +222,9 @@ def measure(search: GreedySearch, shape: str, steps: int, batch_size: int, repea
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
-    parser.add_argument("--scales", type=scales, default=SCALES, help="the candidates, between commas")
-    parser.add_argument("--noises", type=draws, help="search over the sampler's noise, too: so many draws each step")
+    parser.add_argument("--scales", type=scales, help="the candidates, between commas; default the embedded search's")
+    parser.add_argument("--noises", type=draws, help="search among so many draws of noise; then the scales, if given")
+    parser.add_argument("--every", type=positive, help="search at every n-th step; default 2, among noise 1")
     parser.add_argument("--shape", choices=("tinyworld", *CONFIGS), default="tinyworld")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--batch-size", type=positive, default=4)
@@ -231,11 +232,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     args = parser.parse_args(argv)
-    search = default_guidance(
-        load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators}), args.scales
-    )
+    panel = load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators})
+    search = default_guidance(panel, args.scales or SCALES)
     if args.noises:
-        search = noise_search(search, search.scales, args.noises)
+        search = noise_search(search, args.scales, args.noises)
+    search.every = args.every or search.every
     report = measure(search, args.shape, args.steps, args.batch_size, args.repeats, args.device)
     if args.json:
         print(json.dumps(report, indent=1))

@@ -28,7 +28,7 @@ ANCESTRAL = {"eta": 1.0}  # DDIM that draws noise at every step
 SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
-NOISES = (4, 8)
+NOISES = 8  # draws of each step's noise
 OURS = ("dynamic", "budget", "noise_search")  # what the names of methods that are no rivals begin with
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
@@ -105,11 +105,21 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
         table[label] = {
             _name(label, every): Method(_changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
-    for label, n in (("noise_search", 1), ("noise_search_best_of_2_equal_nfe", 2)):
+    for label, every, n, steps in (
+        ("noise_search", 1, 1, STEPS),
+        ("noise_search_every_2", 2, 1, STEPS),
+        ("noise_search_best_of_2", 1, 2, STEPS),
+        ("noise_search_best_of_2_equal_nfe", 1, 2, STEPS // 2),
+    ):
         table[label] = {
-            _name(label, noises, which): Method(noise_search(search, scales, noises), n, n > 1, STEPS // n, ANCESTRAL)
-            for noises in NOISES
-            for which, scales in (("all", search.scales), ("low", search.scales[:4]), ("one", (4.5,)))
+            _name(label, scale, *which): Method(
+                noise_search(search, scales, every=every), n, n > 1, steps, ANCESTRAL | {"guidance_scale": scale}
+            )
+            for scale, which, scales in (
+                (3.0, (), None),
+                (3.0, ("scales",), search.scales),
+                (4.5, ("scales",), search.scales),
+            )
         }
     for n in (2, 4):
         for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
@@ -141,44 +151,51 @@ def quick_rivals() -> dict[str, Method]:
 
 
 def ablations(search: GreedySearch) -> dict[str, Method]:
-    """The search with one thing changed; unchanged, it is ``dynamic``."""
+    """The search over scales with one thing changed (unchanged, it is ``dynamic``), and that over noise alone
+    (``noise:…``; unchanged, ``noise_search:3``)."""
     panel = list(search.evaluators.values())
-
-    def changed(evaluators: Sequence[Evaluator] | None = None, **kwargs: Any) -> Method:
-        return Method(_changed(search, evaluators, **kwargs))
-
-    table = {
-        "weights:uniform": changed([_with(e, calibration=None) for e in panel], weights={}),
-        "weights:fixed": changed([_with(e, calibration=_constant(e.calibration)) for e in panel]),
-    }
-    if len(panel) > 1:
-        table |= {f"only:{e.name}": changed([e], weights={}) for e in panel}
-        table |= {f"without:{e.name}": changed([other for other in panel if other is not e]) for e in panel}
-    for name in sorted(set(EVALUATORS) - set(search.evaluators)):
-        more = load_evaluator(name, tinyworld.WEIGHTS / name, search.evaluators.get("clip"))
-        table[f"with:{name}"] = changed([*panel, more])
+    noise = noise_search(search)
     low, high = min(search.scales), max(search.scales)
-    for count in (2, 4, 6, 8, 12, 16):
-        table[f"candidates:{count}"] = changed(scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
+    scales = {
+        f"candidates:{count}": _changed(search, scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
+        for count in (2, 4, 8, 16)
+    }
     if noisy := [e for e in panel if e.space == "noisy"]:
         clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
-        table["space:denoised"] = changed([clean.get(e.name, e) for e in panel])
-    table |= {f"every:{n}": changed(every=n) for n in (1, 2, 4) if n != search.every}
-    return {f"ablation:{name}": method for name, method in table.items()}
+        scales["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])
+    draws = {f"noise:draws:{count}": _changed(noise, noises=count) for count in (2, 4, 16)}
+    draws |= {"noise:stop:0.5": _changed(noise, stop=0.5), "noise:start:0.5": _changed(noise, start=0.5)}
+    table = scales | draws
+    for prefix, base in (("", search), ("noise:", noise)):
+        table[f"{prefix}weights:uniform"] = _changed(base, [_with(e, calibration=None) for e in panel], weights={})
+        fixed = [_with(e, calibration=_constant(e.calibration)) for e in panel]
+        table[f"{prefix}weights:fixed"] = _changed(base, fixed)
+        if len(panel) > 1:
+            table |= {f"{prefix}only:{e.name}": _changed(base, [e], weights={}) for e in panel}
+        for name in sorted(set(EVALUATORS) - set(search.evaluators)):
+            more = load_evaluator(name, tinyworld.WEIGHTS / name, search.evaluators.get("clip"))
+            table[f"{prefix}with:{name}"] = _changed(base, [*panel, more])
+        table |= {f"{prefix}every:{n}": _changed(base, every=n) for n in (1, 2, 4) if n != base.every}
+    ancestral = ANCESTRAL | {"guidance_scale": 3.0}
+    options = lambda guidance: ancestral if isinstance(guidance, NoiseSearch) else {}  # noqa: E731
+    return {f"ablation:{name}": Method(guidance, options=options(guidance)) for name, guidance in table.items()}
 
 
-def noise_search(search: GreedySearch, scales: Sequence[float], noises: int) -> NoiseSearch:
-    """The evaluators of `search` at every step, over `noises` draws of the sampler for each of `scales`."""
-    return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights)
+def noise_search(
+    search: GreedySearch, scales: Sequence[float] | None = None, noises: int = NOISES, every: int = 1
+) -> NoiseSearch:
+    """The evaluators of `search` over the sampler's draws, then over `scales`."""
+    return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights, every=every)
 
 
 def _changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:
     """The same search but for its evaluators or other `changes`."""
     evaluators = list(search.evaluators.values()) if evaluators is None else evaluators
     known = {e.name for e in evaluators}
-    settings = {k: getattr(search, k) for k in ("scales", "start", "stop", "every")}
+    settings = {name: getattr(search, name) for name in ("start", "stop", "every")}
+    settings |= {"noises": search.noises} if isinstance(search, NoiseSearch) else {"scales": search.scales}
     settings["weights"] = {name: weight for name, weight in search.weights.items() if name in known}
-    return GreedySearch(evaluators, **settings | changes)
+    return type(search)(evaluators, **settings | changes)
 
 
 def _name(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""The search over what the sampler draws, too: which noise a step adds decides more of a picture than its scale."""
+"""The search over what the sampler draws: which noise a step adds decides more of a picture than its scale."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ DETERMINISTIC = (
 
 
 class NoiseSearch(GreedySearch):
-    r"""Searches the noise that a stochastic sampler adds at each step together with the guidance scale.
+    r"""Searches the noise that a stochastic sampler adds at each step, and then, if asked to, the guidance scale.
 
-    .. math:: (s_t, z_t) = \arg\max_{s \in S, \, z \in \{z_1 \dots z_N\}} \sum_e w_e(t) \, z_e(x_{t-1}(s, z)), \quad
+    .. math:: z_t = \arg\max_{z \in \{z_1 \dots z_N\}} \sum_e w_e(t) \, z_e(x_{t-1}(s_0, z)), \quad
+        s_t = \arg\max_{s \in S} \sum_e w_e(t) \, z_e(x_{t-1}(s, z_t)), \quad
         x_{t-1}(s, z) = \mathrm{step}(u + s (c - u), z)
 
-    Choosing among a step's draws by a value function is SVDD (arXiv 2408.08252), here at temperature 0 and together
-    with the scale. Evaluators that read noisy latents are the value function, so that the denoiser runs as often as
-    without the search.
+    Choosing among a step's draws by a value function is SVDD (arXiv 2408.08252), here at temperature 0. Evaluators that
+    read noisy latents are the value function, so that the denoiser runs as often as without the search.
 
     The scheduler must draw noise: DDIM with ``eta > 0``, DDPM, Euler ancestral, LCM, SDE-DPM-Solver++. The seeds of the
     draws come from the pipeline's `generator`, so that a picture can be made again.
@@ -32,13 +32,15 @@ class NoiseSearch(GreedySearch):
     Example::
 
         pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-        with guide(pipe, NoiseSearch([clip, discriminator], noises=8)):
+        with guide(pipe, NoiseSearch([clip, discriminator])):
             image = pipe("two red circles").images[0]
 
     Args:
-        evaluators, weights, scales, start, stop, every: as of `GreedySearch`, at least one evaluator. A step that is
-            not searched adds the noise that the pipeline itself would.
-        noises: draws at each searched step, at least 2; candidates are all pairs of a scale and a draw.
+        evaluators, weights, start, stop, every: as of `GreedySearch`, at least one evaluator. A step that is not
+            searched adds the noise that the pipeline itself would.
+        scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``, by which draws
+            are compared in either case.
+        noises: draws at each searched step, at least 2.
 
     Raises:
         ValueError, TypeError: an argument outside what is said here; and from the first step, a scheduler that adds no
@@ -48,14 +50,16 @@ class NoiseSearch(GreedySearch):
     def __init__(
         self,
         evaluators: Sequence[Evaluator | Callable],
-        scales: Sequence[float] = SCALES,
+        scales: Sequence[float] | None = None,
         noises: int = 8,
         weights: Mapping[str, float] | None = None,
         start: float = 0.0,
         stop: float = 1.0,
         every: int = 1,
     ) -> None:
-        super().__init__(evaluators, scales, weights, start, stop, every)
+        super().__init__(evaluators, SCALES if scales is None else scales, weights, start, stop, every)
+        if scales is None:
+            self.scales = ()
         if not any(evaluator.space == "noisy" for evaluator in self.evaluators.values()):
             raise ValueError("`evaluators` has none that reads noisy latents: only these tell draws apart.")
         if not isinstance(noises, int) or noises < 2:
@@ -63,30 +67,32 @@ class NoiseSearch(GreedySearch):
         self.noises = noises
 
     def decide(self, step: DenoisingStep) -> Decision:
-        """The scale of every row ``(batch,)`` and the generators of its noise. In the record, what was said of the
-        scales is of the draw that was chosen, and ``noise`` ``(batch,)`` is its number."""
+        """The scale of every row ``(batch,)`` and the generators of its noise. In the record, ``noise`` ``(batch,)`` is
+        the number of the draw that was chosen, ``noise_scores`` and ``noise_total`` what was said of all of them; the
+        rest is of the scales, with that draw."""
         if (unsearched := self.unsearched(step)) is not None:
             return Decision(*unsearched)
         if "generator" not in inspect.signature(type(step.scheduler).step).parameters:
             raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
         generators = draws(step, self.noises)
+        scale = self.scales[0] if len(self.scales) == 1 else step.own_scale
 
         def candidates(space: str) -> torch.Tensor:
-            found = step.candidates(self.scales, space, generators)
-            first, last = found[:, 0], found[:, -len(self.scales)]  # one scale with two draws
-            if space == "noisy" and step.index < step.num_steps - 1 and torch.equal(first, last):
+            found = step.candidates([scale], space, generators)
+            if space == "noisy" and step.index < step.num_steps - 1 and torch.equal(found[:, 0], found[:, -1]):
                 raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
             return found
 
-        total, record = self.ask(candidates, step.noise_level, step.prompt, step.timestep)
+        about = step.noise_level, step.prompt, step.timestep
+        total, of_noise = self.ask(candidates, *about)
+        noise = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
+        chosen = [generators[k][i] for i, k in enumerate(noise.tolist())]
+        told = {"noise": noise, "noise_scores": of_noise.pop("scores"), "noise_total": of_noise.pop("total")}
+        if len(self.scales) < 2:
+            return Decision(step.full(scale), told | of_noise, generator=chosen)
+        total, of_scale = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about)
         best = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
-        noise, at = best // len(self.scales), best % len(self.scales)
-        row = torch.arange(len(best), device=best.device)
-        of_noise = lambda values: values.unflatten(1, (self.noises, -1))[row, noise]  # noqa: E731
-        record |= {"scores": {name: of_noise(values) for name, values in record["scores"].items()}}
-        record |= {"total": of_noise(total), "noise": noise}
-        scale = self.scale_of(at, total, step)
-        return Decision(scale, record, generator=[generators[k][i] for i, k in enumerate(noise.tolist())])
+        return Decision(self.scale_of(best, total, step), told | of_scale, generator=chosen)
 
 
 def draws(step: DenoisingStep, noises: int) -> list[list[torch.Generator]]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+SCORES = ("scores", "noise_scores")  # what evaluators said, by name: of scales, of draws
+
 
 @dataclass
 class GuidanceTrace:
@@ -23,10 +25,10 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
-            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``; with a search over noise also
-            ``noise`` ``(batch,)``, which of the draws was chosen. Where particles were resampled,
-            their ``reward`` ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row
-            ``rows[i]``.
+            ``weights`` (both name to number), and ``total`` ``(batch, candidates)``; with a search over noise
+            ``noise`` ``(batch,)``, which of the draws was chosen, ``noise_scores`` (name to ``(batch, draws)``) and
+            ``noise_total`` ``(batch, draws)``. Where particles were resampled, their ``reward`` ``(batch,)`` and
+            ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -46,7 +48,8 @@ class GuidanceTrace:
 
     def warn_if_not_finite(self) -> None:
         """Warns once, by name, of evaluators that returned NaN or infinity while sampling."""
-        bad = {n for s in self.steps for n, v in s.get("scores", {}).items() if not torch.as_tensor(v).isfinite().all()}
+        scores = [pair for step in self.steps for key in SCORES for pair in step.get(key, {}).items()]
+        bad = {name for name, values in scores if not torch.as_tensor(values).isfinite().all()}
         if bad:
             warnings.warn(
                 f"evaluators returned scores that are not finite and were passed over: {sorted(bad)}", stacklevel=2
@@ -84,10 +87,11 @@ class GuidanceTrace:
         """The trace of one sample of the batch, back through those that it was copied from."""
 
         def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
-            keys = ("scale", "nfe", "total", "noise", "reward", "rows")
+            keys = ("scale", "nfe", "total", "noise", "noise_total", "reward", "rows")
             per_sample = {key: step[key][row : row + 1] for key in keys if key in step}
-            if "scores" in step:
-                per_sample["scores"] = {name: values[row : row + 1] for name, values in step["scores"].items()}
+            for key in SCORES:
+                if key in step:
+                    per_sample[key] = {name: values[row : row + 1] for name, values in step[key].items()}
             return step | per_sample
 
         prompt = None if self.prompt is None else self.prompt[row : row + 1]
@@ -98,8 +102,9 @@ class GuidanceTrace:
         return GuidanceTrace(self.candidates, prompt, steps[::-1])
 
     def to_pandas(self):
-        """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale, nfe``
-        and each evaluator's score of the candidate nearest to what was chosen (NaN where nothing was searched)."""
+        """A `pandas.DataFrame`, a row for every step and sample: ``step, sample, timestep, noise_level, scale, nfe``,
+        with a search over noise ``noise``, and each evaluator's score of what was chosen: of the candidate scale
+        nearest to it or, where only noise was searched, of the draw (NaN where nothing was searched)."""
         import pandas as pd
 
         rows = []
@@ -107,9 +112,12 @@ class GuidanceTrace:
             for sample, scale in enumerate(step["scale"]):
                 row = {"step": index, "sample": sample, "scale": scale, "nfe": step["nfe"][sample]}
                 row |= {key: step[key] for key in ("timestep", "noise_level")}
+                if "noise" in step:
+                    row["noise"] = at = step["noise"][sample]
                 if "scores" in step:
                     at = self._nearest(scale)
-                    row |= {name: values[sample][at] for name, values in step["scores"].items()}
+                scores = step.get("scores", step.get("noise_scores", {}))
+                row |= {name: values[sample][at] for name, values in scores.items()}
                 rows.append(row)
         return pd.DataFrame(rows)
 

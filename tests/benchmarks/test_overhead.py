@@ -92,14 +92,15 @@ def test_embedded_shape(embedded, capsys):
     assert set(report["evaluator_flops_per_step"]) == {"clip", "discriminator", "reward"}
 
 
-def test_the_search_over_noise_has_all_pairs_for_candidates(embedded, capsys):
-    arguments = ["--steps", "2", "--batch-size", "1", "--repeats", "1", "--device", "cpu", "--scales", "4", "--json"]
+def test_the_search_over_noise_scores_draws_and_then_scales(embedded, capsys):
+    arguments = ["--steps", "4", "--batch-size", "1", "--repeats", "1", "--device", "cpu", "--json"]
     reports = []
-    for more in ([], ["--noises", "3"], ["--noises", "6"]):
+    for more in (["--scales", "4"], ["--noises", "3"], ["--noises", "3", "--scales", "2,3,4", "--every", "2"]):
         main([*arguments, *more])
         reports.append(json.loads(capsys.readouterr().out))
     none, three, six = reports
-    assert (none["searched_steps"], none["flops_ratio"], three["searched_steps"]) == (0, 1, 2)
+    assert (none["searched_steps"], none["flops_ratio"]) == (0, 1)
+    assert (three["searched_steps"], six["searched_steps"]) == (4, 2)
     assert (three["candidates"], six["candidates"]) == (3, 6)
     assert six["evaluator_flops_per_step"]["clip"] == 2 * three["evaluator_flops_per_step"]["clip"]
 

@@ -61,17 +61,29 @@ def test_rivals(pipe):
 
 def test_ablations_change_one_thing(pipe):
     table = rivals.ablations(pipe.guidance)
-    search, names = pipe.guidance, list(pipe.guidance.evaluators)
-    assert len(table["ablation:candidates:12"].guidance.scales) == 12
+    names = list(pipe.guidance.evaluators)
+    unchanged = rivals.families(pipe.guidance)["noise_search"]["noise_search:3"]
+    noise = unchanged.guidance
+    for prefix, base in (("", pipe.guidance), ("noise:", noise)):
+        assert {f"ablation:{prefix}only:{name}" for name in names} <= set(table)
+        assert table[f"ablation:{prefix}every:4"].guidance.every == 4
+        assert f"ablation:{prefix}every:{base.every}" not in table
     for count in (2, 16):
         scales = table[f"ablation:candidates:{count}"].guidance.scales
-        assert (scales[0], scales[-1]) == pytest.approx((min(search.scales), max(search.scales)))
-    assert {f"ablation:only:{name}" for name in names} <= set(table)
-    assert table["ablation:every:4"].guidance.every == 4 and f"ablation:every:{search.every}" not in table
+        assert len(scales) == count
+        assert (scales[0], scales[-1]) == pytest.approx((min(pipe.guidance.scales), max(pipe.guidance.scales)))
+        assert table[f"ablation:noise:draws:{count}"].guidance.noises == count
     for name, method in table.items():
-        assert isinstance(method.guidance, GreedySearch), name
-        evaluators = method.guidance.evaluators.values()
-        assert all(e.space == "denoised" for e in evaluators) == (name == "ablation:space:denoised"), name
+        search, base = method.guidance, noise if name.startswith("ablation:noise") else pipe.guidance
+        assert type(search) is type(base) and method.options == (unchanged.options if base is noise else {}), name
+        settings = ("scales", "noises", "start", "stop", "every", "weights")
+        changed = [key for key in settings if getattr(search, key) != getattr(base, key)]
+        panel = [(e.name, e.calibration, e.space) for e in search.evaluators.values()]
+        if panel != [(e.name, e.calibration, e.space) for e in base.evaluators.values()]:
+            changed = [key for key in changed if key != "weights"] + ["evaluators"]
+        uncalibrated = name.endswith("weights:fixed")  # nothing to fix
+        assert len(changed) == (0 if uncalibrated else 1), (name, changed)
+        assert all(e.space == "denoised" for e in search.evaluators.values()) == (name == "ablation:space:denoised")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +97,10 @@ def test_ablations_change_one_thing(pipe):
         ("dynamic_half_steps:2", 4),
         ("dynamic_best_of_2_equal_nfe:1", 8),
         ("static:3:ancestral", 8),
-        ("noise_search:4:all", 8),
-        ("noise_search_best_of_2_equal_nfe:4:one", 8),
+        ("noise_search:3", 8),
+        ("noise_search_every_2:4.5:scales", 8),
+        ("noise_search_best_of_2:3", 16),
+        ("noise_search_best_of_2_equal_nfe:3:scales", 8),
         ("feynman_kac_4:3:0.5", 32),
         ("feynman_kac_2_equal_nfe:3:0.5", 8),
         ("feynman_kac_4_equal_nfe:3:0.5", 8),

@@ -31,6 +31,11 @@ def generators(seed=0):
     return [torch.Generator().manual_seed(seed + i) for i in range(len(PROMPTS))]
 
 
+@pytest.fixture(params=[None, (3.5,), (2.0, 3.0)], ids=["own", "one", "two"])
+def scales(request):
+    return request.param
+
+
 @pytest.fixture(params=STOCHASTIC)
 def host(request, stock, monkeypatch):
     cls, options = STOCHASTIC[request.param]
@@ -39,8 +44,8 @@ def host(request, stock, monkeypatch):
     return pipe, options
 
 
-def test_the_sampler_adds_the_noise_that_was_chosen(host):
-    """What comes out of each step is the best of all candidates that were shown."""
+def test_the_sampler_adds_the_noise_that_was_chosen(host, scales):
+    """What comes out of each step is the best candidate that was shown: of the draws, or with it of the scales."""
     pipe, options = host
     best, seen = [], []
 
@@ -55,13 +60,15 @@ def test_the_sampler_adds_the_noise_that_was_chosen(host):
         seen.append(tensors["latents"])
         return {}
 
-    with guide(pipe, NoiseSearch([watched], [2.0, 3.0], noises=5)) as traces:
+    with guide(pipe, NoiseSearch([watched], scales, noises=5)) as traces:
         call(pipe, generator=generators(), callback_on_step_end=keep, **options)
+    of_each = best[1:] if scales is None or len(scales) == 1 else best[2::2]  # the first was the check
     levels = [step["noise_levels"]["watched"] for step in traces[0].steps]
-    for latents, expected, noise_level in zip(seen, best[1:], levels, strict=True):  # the first was the check
+    for latents, expected, noise_level in zip(seen, of_each, levels, strict=True):
         # Evaluators see unit variance: of Euler's latents sqrt(1 + sigma²) is taken out.
         norm = 1.0 if isinstance(pipe.scheduler, DDIMScheduler) else (1 - noise_level**2) ** -0.5
         torch.testing.assert_close(latents.mean(dim=(1, 2, 3)), expected * norm, atol=2e-4, rtol=1e-3)
+    assert traces[0].scales.unique().tolist() == {None: [3.0], (3.5,): [3.5], (2.0, 3.0): [2.0, 3.0]}[scales]
     assert len({int(n) for step in traces[0].steps[:-1] for n in step["noise"]}) > 1
 
 
@@ -90,15 +97,46 @@ def test_a_picture_can_be_made_again_alone(host):
         torch.testing.assert_close(without, call(pipe, generator=None, **options))
 
 
-def test_the_record_is_of_the_chosen_draw(stock):
-    with guide(stock("sd"), NoiseSearch([level], [1.0, 2.0, 4.0], noises=4)) as traces:
+def test_the_record(stock):
+    """Of the draws at the pipeline's own scale, then of the scales with the draw that was chosen."""
+    with guide(stock("sd"), NoiseSearch([level], [1.0, 3.0, 4.0], noises=4)) as traces:
         call(stock("sd"), generator=generators(), eta=1.0)
     trace = traces[0]
     step = trace.steps[0]
     assert step["total"].shape == step["scores"]["level"].shape == (2, 3) and step["noise"].shape == (2,)
+    assert step["noise_total"].shape == step["noise_scores"]["level"].shape == (2, 4)
     assert torch.equal(trace.scales[0], torch.tensor(trace.candidates)[step["total"].argmax(1)])
-    assert trace.sample(1).steps[0]["noise"].tolist() == step["noise"][1:].tolist()
+    assert torch.equal(step["noise"], step["noise_scores"]["level"].argmax(1))
+    torch.testing.assert_close(step["scores"]["level"][:, 1], step["noise_scores"]["level"].amax(1))  # at 3, its own
+    alone = trace.sample(1).steps[0]
+    assert alone["noise"].tolist() == step["noise"][1:].tolist()
+    assert alone["noise_scores"]["level"].tolist() == step["noise_scores"]["level"][1:].tolist()
     assert trace.to_dict()["steps"][0]["noise"] == step["noise"].tolist()
+    assert trace.to_pandas()["noise"].tolist()[:2] == step["noise"].tolist()
+
+
+def test_the_record_without_scales(stock, tmp_path):
+    with guide(stock("sd"), NoiseSearch([level], noises=4)) as traces:
+        call(stock("sd"), generator=generators(), eta=1.0)
+    trace = traces[0]
+    step = trace.steps[0]
+    assert "total" not in step and trace.candidates == () and step["weights"] == {"level": 1.0}
+    assert trace.to_pandas()["level"].tolist()[:2] == pytest.approx(
+        step["noise_total"]
+        .new_tensor([float(values[n]) for values, n in zip(step["noise_scores"]["level"], step["noise"], strict=True)])
+        .tolist()
+    )
+    trace.plot(tmp_path / "schedule.png")
+    assert (tmp_path / "schedule.png").stat().st_size > 0
+
+
+def test_an_evaluator_that_fails_is_named(stock):
+    def failing(candidates, context):
+        return level(candidates, context) * (torch.nan if context.noise_level < 0.9 else 1.0)
+
+    failing.space = "noisy"
+    with pytest.warns(UserWarning, match="failing"), guide(stock("sd"), NoiseSearch([failing, level], noises=3)):
+        call(stock("sd"), generator=generators(), eta=1.0)
 
 
 def test_no_more_passes_and_within_a_budget(stock):
@@ -139,6 +177,7 @@ def test_refuses_a_scheduler_without_noise(stock, monkeypatch, kind, scheduler, 
         ({"noises": 1}, "`noises` must be an integer of at least 2, got 1"),
         ({"noises": 2.0}, "`noises` must be an integer of at least 2, got 2.0"),
         ({"evaluators": [lambda candidates, context: 0]}, "`evaluators` has none that reads noisy latents"),
+        ({"evaluators": []}, "`evaluators` is empty"),
         ({"evaluators": [], "scales": [3.0]}, "`evaluators` has none that reads noisy latents"),
         ({"every": 0}, "`every` must be an integer of at least 1"),
     ],
