@@ -163,19 +163,18 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
     if noisy := [e for e in panel if e.space == "noisy"]:
         clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
         scales["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])
+    scales["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
+    scales |= {f"every:{n}": _changed(search, every=n) for n in (1, 2, 4) if n != search.every}
     draws = {f"noise:draws:{count}": _changed(noise, noises=count) for count in (2, 4, 16)}
-    draws |= {"noise:stop:0.5": _changed(noise, stop=0.5), "noise:start:0.5": _changed(noise, start=0.5)}
+    draws |= {"noise:stop:0.5": _changed(noise, stop=0.5), "noise:every:4": _changed(noise, every=4)}
     table = scales | draws
     for prefix, base in (("", search), ("noise:", noise)):
         table[f"{prefix}weights:uniform"] = _changed(base, [_with(e, calibration=None) for e in panel], weights={})
-        fixed = [_with(e, calibration=_constant(e.calibration)) for e in panel]
-        table[f"{prefix}weights:fixed"] = _changed(base, fixed)
         if len(panel) > 1:
             table |= {f"{prefix}only:{e.name}": _changed(base, [e], weights={}) for e in panel}
         for name in sorted(set(EVALUATORS) - set(search.evaluators)):
             more = load_evaluator(name, tinyworld.WEIGHTS / name, search.evaluators.get("clip"))
             table[f"{prefix}with:{name}"] = _changed(base, [*panel, more])
-        table |= {f"{prefix}every:{n}": _changed(base, every=n) for n in (1, 2, 4) if n != base.every}
     ancestral = ANCESTRAL | {"guidance_scale": 3.0}
     options = lambda guidance: ancestral if isinstance(guidance, NoiseSearch) else {}  # noqa: E731
     return {f"ablation:{name}": Method(guidance, options=options(guidance)) for name, guidance in table.items()}
