@@ -38,13 +38,12 @@ class Features:
         return round(float(self.metric.compute()), 4)
 
     @torch.no_grad()
-    def diversity(self, images: np.ndarray, seeds: int) -> float | None:
-        """Mean distance between two pictures of one prompt, `images` in prompt-major order; `None` with one seed."""
-        if seeds < 2:
-            return None
+    def distances(self, images: np.ndarray, seeds: int) -> np.ndarray:
+        """Mean distance between two pictures of one prompt ``(prompts,)``, `images` in prompt-major order; NaN with one
+        seed."""
         features = self.classifier(_pixels(images)).numpy().reshape(-1, seeds, self.classifier.num_features)
         pairs = [features[:, i] - features[:, j] for i, j in combinations(range(seeds), 2)]
-        return round(float(np.linalg.norm(pairs, axis=-1).mean()), 4)
+        return np.linalg.norm(pairs, axis=-1).mean(0) if pairs else np.full(len(features), np.nan)
 
 
 def _pixels(images: np.ndarray) -> torch.Tensor:
@@ -68,8 +67,9 @@ def paired_bootstrap(difference: np.ndarray, repeats: int = 10_000) -> dict[str,
 
 def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """How often ``(prompts, seeds)`` scores are above the other's, a tie being half a win; 95 % interval as of
-    `paired_bootstrap`."""
-    return paired_bootstrap((scores > other) + 0.5 * (scores == other))
+    `paired_bootstrap`; and how many are ``ties``."""
+    ties = scores == other
+    return paired_bootstrap((scores > other) + 0.5 * ties) | {"ties": round(float(ties.mean()), 4)}
 
 
 def best_per_category(
@@ -115,6 +115,30 @@ def hindsight(correct: np.ndarray, scores: np.ndarray, seeds: int) -> dict[str, 
         found["other_seeds"] = np.take_along_axis(by_prompt[..., 1:], best[None, :, None], 0).mean()
         found["other_seeds_overall"] = by_prompt[overall.argmax(), :, 1:].mean()
     return {name: value if value is None else round(float(value), 4) for name, value in found.items()}
+
+
+def diversity_where_right(
+    result: dict[str, np.ndarray], best: dict[str, np.ndarray], seeds: int
+) -> dict[str, float | int | None]:
+    """Diversity on the prompts all of whose pictures are right by either method, for wrong ones differ in more ways.
+
+    Args:
+        result, best: ``correct`` ``(images,)`` and ``distance`` ``(prompts,)``, as of `Features.distances`.
+
+    Returns:
+        ``mean``, ``best_static`` and the number of ``prompts``.
+    """
+    right = np.all([r["correct"].reshape(-1, seeds).all(1) for r in (result, best)], 0)
+    return {
+        "mean": mean(result["distance"][right]),
+        "best_static": mean(best["distance"][right]),
+        "prompts": int(right.sum()),
+    }
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Rounded; `None` of nothing, or of what is not known."""
+    return round(float(values.mean()), 4) if len(values) and np.isfinite(values).all() else None
 
 
 def per_step(scale: np.ndarray, categories: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, list[float]]]:

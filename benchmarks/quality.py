@@ -39,7 +39,9 @@ from .metrics import (
     Features,
     best_per_category,
     by_category,
+    diversity_where_right,
     hindsight,
+    mean,
     paired_bootstrap,
     per_step,
     real_images,
@@ -197,7 +199,8 @@ def summary(
         and {"rival": rival[0]} | paired_bootstrap(paired(result, "correct") - paired(rival[1], "correct")),
         "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
         "frechet_distance": features.frechet_distance(result["images"]),
-        "diversity": features.diversity(result["images"], seeds),
+        "diversity": mean(result["distance"]),
+        "diversity_where_right": diversity_where_right(result, best, seeds),
         "clip_score": round(float(result["clip"].mean()), 3),
         "nfe": round(float(result["nfe"].mean()), 2),
         "scale": {
@@ -260,8 +263,10 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
     eta = lambda name: methods[name].options.get("eta", 0.0)  # noqa: E731
     top = lambda names: max(names, key=lambda name: static[name].mean())  # noqa: E731
     best, of_sampler = top(static), {e: top(n for n in static if eta(n) == e) for e in set(map(eta, static))}
-    deterministic = [name for name in static if eta(name) == 0]
     features = Features(real_images(600 if args.quick else 2000))
+    for result in results.values():
+        result["distance"] = features.distances(result["images"], args.seeds)
+    deterministic = [name for name in static if eta(name) == 0]
     table = {
         name: summary(
             r,

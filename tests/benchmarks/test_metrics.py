@@ -25,7 +25,8 @@ def test_paired_bootstrap():
 def test_win_rate():
     scores, other = np.array([[0.9, 0.2], [0.5, 0.5], [0.1, 0.7]]), np.array([[0.1, 0.3], [0.5, 0.5], [0.1, 0.1]])
     assert metrics.win_rate(scores, other)["mean"] == round((1 + 0 + 0.5 + 0.5 + 0.5 + 1) / 6, 4)
-    assert metrics.win_rate(other, other) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert metrics.win_rate(scores, other)["ties"] == 0.5
+    assert metrics.win_rate(other, other) == {"mean": 0.5, "low": 0.5, "high": 0.5, "ties": 1.0}
 
 
 def test_by_category_and_the_best_of_each():
@@ -55,14 +56,25 @@ def test_frechet_distance_is_small_for_the_same_distribution_and_grows_with_nois
     assert features.frechet_distance(same) == near, "the real pictures stay, those compared before do not"
 
 
-def test_diversity(features):
+def test_distances(features):
     images = metrics.real_images(4)
-    assert features.diversity(images, 1) is None
-    assert features.diversity(images[[0, 0, 1, 1]], 2) == 0
+    assert np.isnan(features.distances(images, 1)).all()
     with torch.no_grad():
         f = features.classifier(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    expected = np.mean([np.linalg.norm(f[i] - f[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
-    assert features.diversity(images[:3], 3) == pytest.approx(expected, abs=1e-3)
+    between = lambda i, j: np.linalg.norm(f[i] - f[j])  # noqa: E731
+    assert features.distances(images[[0, 0, 1, 2]], 2) == pytest.approx([0, between(1, 2)], abs=1e-3)
+    three = np.mean([between(0, 1), between(0, 2), between(1, 2)])
+    assert features.distances(images[:3], 3) == pytest.approx([three], abs=1e-3)
+
+
+def test_diversity_where_right():
+    """Of three prompts the first is right throughout by either method."""
+    result = {"correct": np.array([1, 1, 1, 1, 0, 1]), "distance": np.array([1.0, 2.0, 3.0])}
+    best = {"correct": np.array([1, 1, 0, 1, 1, 1]), "distance": np.array([4.0, 5.0, 6.0])}
+    found = metrics.diversity_where_right(result, best, seeds=2)
+    assert found == {"mean": 1.0, "best_static": 4.0, "prompts": 1}
+    none = metrics.diversity_where_right(result | {"correct": np.zeros(6)}, best, seeds=2)
+    assert none == {"mean": None, "best_static": None, "prompts": 0}
 
 
 def test_hindsight():
