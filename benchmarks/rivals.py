@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import tinyworld
-from evaluators import EVALUATORS, Calibration, Evaluator, FunctionEvaluator, load_evaluator
+from evaluators import Calibration, Evaluator, FunctionEvaluator, load_evaluator
 from guidance import (
     GUIDERS,
     SCHEDULES,
@@ -105,15 +105,14 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
         table[label] = {
             _name(label, every): Method(_changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
-    for label, every, n, steps in (
-        ("noise_search", 1, 1, STEPS),
-        ("noise_search_every_2", 2, 1, STEPS),
-        ("noise_search_best_of_2", 1, 2, STEPS),
-        ("noise_search_best_of_2_equal_nfe", 1, 2, STEPS // 2),
+    for label, n, steps in (
+        ("noise_search", 1, STEPS),
+        ("noise_search_best_of_2", 2, STEPS),
+        ("noise_search_best_of_2_equal_nfe", 2, STEPS // 2),
     ):
         table[label] = {
             _name(label, scale, *which): Method(
-                noise_search(search, scales, every=every), n, n > 1, steps, ANCESTRAL | {"guidance_scale": scale}
+                noise_search(search, scales), n, n > 1, steps, ANCESTRAL | {"guidance_scale": scale}
             )
             for scale, which, scales in (
                 (3.0, (), None),
@@ -151,40 +150,37 @@ def quick_rivals() -> dict[str, Method]:
 
 
 def ablations(search: GreedySearch) -> dict[str, Method]:
-    """The search over scales with one thing changed (unchanged, it is ``dynamic``), and that over noise alone
-    (``noise:…``; unchanged, ``noise_search:3``)."""
+    """The search over scales with one thing changed (unchanged, it is ``dynamic``), and so that over noise alone
+    (``noise``)."""
     panel = list(search.evaluators.values())
     noise = noise_search(search)
     low, high = min(search.scales), max(search.scales)
-    scales = {
+    table = {
         f"candidates:{count}": _changed(search, scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
-        for count in (2, 4, 8, 16)
+        for count in (2, 4, 16)
     }
+    table["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
     if noisy := [e for e in panel if e.space == "noisy"]:
         clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
-        scales["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])
-    scales["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
-    scales |= {f"every:{n}": _changed(search, every=n) for n in (1, 2, 4) if n != search.every}
-    draws = {f"noise:draws:{count}": _changed(noise, noises=count) for count in (2, 4, 16)}
-    draws |= {"noise:stop:0.5": _changed(noise, stop=0.5), "noise:every:4": _changed(noise, every=4)}
-    table = scales | draws
+        table["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])
+    table["noise"] = noise
+    table |= {f"noise:draws:{count}": _changed(noise, noises=count) for count in (2, 4, 16)}
     for prefix, base in (("", search), ("noise:", noise)):
+        table |= {f"{prefix}every:{n}": _changed(base, every=n) for n in (1, 2, 4) if n != base.every}
         table[f"{prefix}weights:uniform"] = _changed(base, [_with(e, calibration=None) for e in panel], weights={})
         if len(panel) > 1:
             table |= {f"{prefix}only:{e.name}": _changed(base, [e], weights={}) for e in panel}
-        for name in sorted(set(EVALUATORS) - set(search.evaluators)):
-            more = load_evaluator(name, tinyworld.WEIGHTS / name, search.evaluators.get("clip"))
-            table[f"{prefix}with:{name}"] = _changed(base, [*panel, more])
+        if "counting" not in search.evaluators:
+            counting = load_evaluator("counting", tinyworld.WEIGHTS / "counting", search.evaluators.get("clip"))
+            table[f"{prefix}with:counting"] = _changed(base, [*panel, counting])
     ancestral = ANCESTRAL | {"guidance_scale": 3.0}
     options = lambda guidance: ancestral if isinstance(guidance, NoiseSearch) else {}  # noqa: E731
     return {f"ablation:{name}": Method(guidance, options=options(guidance)) for name, guidance in table.items()}
 
 
-def noise_search(
-    search: GreedySearch, scales: Sequence[float] | None = None, noises: int = NOISES, every: int = 1
-) -> NoiseSearch:
-    """The evaluators of `search` over the sampler's draws, then over `scales`."""
-    return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights, every=every)
+def noise_search(search: GreedySearch, scales: Sequence[float] | None = None, noises: int = NOISES) -> NoiseSearch:
+    """The evaluators of `search` at every step over the sampler's draws, then over `scales`."""
+    return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights)
 
 
 def _changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:
