@@ -80,7 +80,7 @@ def pruning(report: dict[str, Any]) -> Figure:
     return figure
 
 
-DIFFERENCES = ("minus_best_static", "minus_best_of_sampler", "minus_best_rival")
+DIFFERENCES = ("minus_best_static", "minus_best_of_sampler", "minus_best_rival", "minus_unchanged")
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -90,12 +90,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         return "–" if cell is None else f"{cell['mean']:{form}} [{cell['low']:{form}}, {cell['high']:{form}}]"
 
     categories = list(next(iter(rows.values()))["categories"])
-    names = ["guidance", "right", "less best static", "less best of its sampler", "less best rival", *categories]
+    known = [key for key in DIFFERENCES if any(key in row for row in rows.values())]
+    names = ["guidance", "right", *(key.replace("minus_", "less ").replace("_", " ") for key in known), *categories]
     names += ["wins", "Fréchet", "diversity", "passes"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
         cells = [name, f"{row['accuracy']:.3f}"]
-        cells += [interval(row[key], "+.3f") for key in DIFFERENCES]
+        cells += [interval(row.get(key), "+.3f") for key in known]
         cells += [f"{row['categories'][category]:.2f}" for category in categories]
         cells += [interval(row["win_rate"], ".2f"), f"{row['frechet_distance']:.0f}"]
         cells += ["–" if row["diversity"] is None else f"{row['diversity']:.2f}", f"{row['nfe']:.1f}"]

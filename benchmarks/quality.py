@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,25 +178,26 @@ def tune(
 
 
 def summary(
-    result: dict[str, np.ndarray],
-    best: dict[str, np.ndarray],
-    same_sampler: dict[str, np.ndarray],
-    rival: tuple[str, dict[str, np.ndarray]] | None,
+    name: str,
+    results: dict[str, dict[str, np.ndarray]],
+    against: dict[str, str | None],
     categories: Sequence[str],
     seeds: int,
     features: Features,
 ) -> dict[str, Any]:
-    """What is reported of a method; `best` is the result of the best static scale, `same_sampler` that of the best with
-    a sampler that draws noise, or draws none, as the method's, `rival` as of `best_rival`."""
+    """What is reported of the method called `name`. `against` are the names of those that it is compared with, as of
+    `comparisons`; for each, ``minus_…`` has the difference in accuracy."""
+    result, best = results[name], results[against["best_static"]]
     paired = lambda r, key: r[key].reshape(-1, seeds).astype(float)  # noqa: E731
+    right = paired(result, "correct")
     return {
         "accuracy": round(float(result["correct"].mean()), 4),
         "categories": by_category(result["correct"], categories, CATEGORIES),
         "score": round(float(result["score"].mean()), 4),
-        "minus_best_static": paired_bootstrap(paired(result, "correct") - paired(best, "correct")),
-        "minus_best_of_sampler": paired_bootstrap(paired(result, "correct") - paired(same_sampler, "correct")),
-        "minus_best_rival": rival
-        and {"rival": rival[0]} | paired_bootstrap(paired(result, "correct") - paired(rival[1], "correct")),
+        **{
+            f"minus_{key}": other and {"of": other} | paired_bootstrap(right - paired(results[other], "correct"))
+            for key, other in against.items()
+        },
         "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
         "frechet_distance": features.frechet_distance(result["images"]),
         "diversity": mean(result["distance"]),
@@ -211,16 +212,30 @@ def summary(
     }
 
 
-def best_rival(name: str, results: dict[str, dict[str, np.ndarray]]) -> tuple[str, dict[str, np.ndarray]] | None:
-    """Of the methods that are not ours and take no more passes than the method called `name`, the one that is right
-    most often, and its result; `None` for a rival, or where there is none."""
-    ours = lambda other: other.startswith((*rivals.OURS, "ablation:"))  # noqa: E731
-    passes = results[name]["nfe"].mean()
-    others = [o for o, r in results.items() if not ours(o) and r["nfe"].mean() <= passes]
-    if not ours(name) or not others:
-        return None
-    best = max(others, key=lambda other: results[other]["correct"].mean())
-    return best, results[best]
+def comparisons(
+    results: dict[str, dict[str, np.ndarray]], methods: dict[str, Method], static: Sequence[str]
+) -> dict[str, dict[str, str | None]]:
+    """Of every method the names of: the ``best_static`` scale; the ``best_of_sampler``, the best static scale with a
+    sampler that draws noise, or draws none, as the method's; the ``best_rival`` of no more passes (`None` for a rival,
+    or where there is none); and of an ablation the search ``unchanged``."""
+    eta = lambda name: methods[name].options.get("eta", 0.0)  # noqa: E731
+    passes = {name: result["nfe"].mean() for name, result in results.items()}
+
+    def top(names: Iterable[str]) -> str | None:
+        return max(names, key=lambda name: results[name]["correct"].mean(), default=None)
+
+    table: dict[str, dict[str, str | None]] = {}
+    for name in results:
+        ours, ablation = name.startswith((*rivals.OURS, "ablation:")), name.startswith("ablation:")
+        others = [o for o in results if not o.startswith((*rivals.OURS, "ablation:")) and passes[o] <= passes[name]]
+        table[name] = {
+            "best_static": top(static),
+            "best_of_sampler": top(o for o in static if eta(o) == eta(name)),
+            "best_rival": top(others) if ours else None,
+        }
+        if ablation:
+            table[name]["unchanged"] = "ablation:noise" if name.startswith("ablation:noise") else "dynamic"
+    return table
 
 
 def folder(work: Path | None, *names: str) -> Path | None:
@@ -259,30 +274,17 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         results[name] = run(pipe, method, prompts, range(args.seeds), folder(args.work, "test", name))
         results[name]["clip"] = clip_scores(clip, results[name]["latents"], prompts, args.seeds)
     categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
-    static = {name: results[name]["correct"] for name in rivals.static(args.quick)}
-    eta = lambda name: methods[name].options.get("eta", 0.0)  # noqa: E731
-    top = lambda names: max(names, key=lambda name: static[name].mean())  # noqa: E731
-    best, of_sampler = top(static), {e: top(n for n in static if eta(n) == e) for e in set(map(eta, static))}
     features = Features(real_images(600 if args.quick else 2000))
     for result in results.values():
         result["distance"] = features.distances(result["images"], args.seeds)
-    deterministic = [name for name in static if eta(name) == 0]
-    table = {
-        name: summary(
-            r,
-            results[best],
-            results[of_sampler[eta(name)]],
-            best_rival(name, results),
-            categories,
-            args.seeds,
-            features,
-        )
-        for name, r in results.items()
-    }
+    static = {name: results[name]["correct"] for name in rivals.static(args.quick)}
+    against = comparisons(results, methods, list(static))
+    table = {name: summary(name, results, against[name], categories, args.seeds, features) for name in results}
+    deterministic = [name for name in static if not methods[name].options]
     return {
         "methods": {name: row for name, row in table.items() if not name.startswith("ablation:")},
         "ablations": {name: row for name, row in table.items() if name.startswith("ablation:")},
-        "best_static": best,
+        "best_static": against["dynamic"]["best_static"],
         "best_static_per_category": best_per_category(static, categories, CATEGORIES),
         "best_static_in_hindsight": hindsight(
             *(np.stack([results[name][key] for name in deterministic]) for key in ("correct", "clip")), args.seeds

@@ -58,9 +58,7 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
-    table["dynamic:ancestral"] = Method(search, options=ANCESTRAL)
-    table |= {f"dynamic_best_of:{n}": Method(search, n=n, best=True) for n in (2, 4)}
-    return table
+    return table | {"dynamic:ancestral": Method(search, options=ANCESTRAL)}
 
 
 def static(quick: bool) -> dict[str, Method]:

@@ -74,7 +74,7 @@ def test_table():
         | {"minus_best_rival": between | {"mean": 0.02}},
     }
     head, _, first, second = plots.table(rows).split("\n")
-    differences = ["less best static", "less best of its sampler", "less best rival"]
+    differences = ["less best static", "less best of sampler", "less best rival"]
     assert head.split(" | ")[1:7] == ["right", *differences, "count", "text"]
     assert first == (
         "| dynamic | 0.500 | +0.010 [-0.020, +0.040] | +0.030 [-0.020, +0.040] "

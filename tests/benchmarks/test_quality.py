@@ -91,7 +91,7 @@ def test_ablations_change_one_thing(pipe):
     [
         ("static:3", 8),
         ("interval:6:0.3:0.8", 2 + 2 + 2 + 1),
-        ("dynamic_best_of:2", 16),
+        ("best_of_2:3", 16),
         ("best_of_2_equal_nfe:3", 8),
         ("half_steps:3", 4),
         ("dynamic_half_steps:2", 4),
@@ -152,23 +152,35 @@ def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
     assert all(np.array_equal(whole[key], again[key]) for key in whole)
 
 
-def test_the_best_rival_costs_no_more():
+def test_comparisons():
+    """The best rival costs no more; a static scale is compared within its sampler; an ablation with what it changes."""
     result = lambda right, nfe: {"correct": np.array(right), "nfe": np.full(4, nfe)}  # noqa: E731
     results = {
         "static:3": result([1, 0, 0, 0], 40.0),
-        "interval:3": result([1, 1, 0, 0], 36.0),
+        "static:6:ancestral": result([1, 0, 1, 0], 40.0),
+        "interval:3": result([1, 1, 1, 0], 36.0),
         "best_of_4:3": result([1, 1, 1, 1], 160.0),
         "dynamic": result([1, 1, 1, 0], 40.0),
-        "noise_search:8": result([0, 0, 0, 0], 160.0),
+        "noise_search:3": result([0, 0, 0, 0], 160.0),
         "budget:0.2": result([0, 0, 0, 0], 30.0),
         "ablation:every:1": result([1, 1, 1, 0], 40.0),
+        "ablation:noise:every:2": result([1, 1, 1, 0], 40.0),
     }
-    names = {name: found and found[0] for name in results for found in [quality.best_rival(name, results)]}
-    assert names == dict.fromkeys(results) | {
+    noisy = ("static:6:ancestral", "noise_search:3", "ablation:noise:every:2")
+    methods = {n: rivals.Method(None, options=rivals.ANCESTRAL if n in noisy else {}) for n in results}
+    found = quality.comparisons(results, methods, ["static:3", "static:6:ancestral"])
+    assert {row["best_static"] for row in found.values()} == {"static:6:ancestral"}
+    assert {n: row["best_of_sampler"] for n, row in found.items()} == {
+        name: "static:6:ancestral" if name in noisy else "static:3" for name in results
+    }
+    assert {n: row["best_rival"] for n, row in found.items()} == dict.fromkeys(results) | {
         "dynamic": "interval:3",
-        "noise_search:8": "best_of_4:3",
+        "noise_search:3": "best_of_4:3",
         "ablation:every:1": "interval:3",
+        "ablation:noise:every:2": "interval:3",
     }
+    unchanged = {name: row["unchanged"] for name, row in found.items() if "unchanged" in row}
+    assert unchanged == {"ablation:every:1": "dynamic", "ablation:noise:every:2": "ablation:noise"}
 
 
 def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
@@ -189,13 +201,14 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
         assert {"accuracy", "frechet_distance", "categories", "nfe", "diversity", "win_rate"} <= set(row)
         assert set(row["categories"]) == set(CATEGORIES)
     assert report["best_static"] in report["methods"] and set(report["dynamic_minus_best_static"]) == {
+        "of",
         "mean",
         "low",
         "high",
     }
     assert report["methods"][report["best_static"]]["win_rate"]["mean"] == 0.5
     assert report["methods"]["static:2"]["minus_best_rival"] is None
-    assert report["methods"]["dynamic"]["minus_best_rival"]["rival"] in rivals.static(True) | rivals.quick_rivals()
+    assert report["methods"]["dynamic"]["minus_best_rival"]["of"] in rivals.static(True) | rivals.quick_rivals()
     assert len(report["timesteps"]) == 2 and report["ablations"] == {} and report["validation"] == {}
     monkeypatch.setattr(quality, "make", None)
     assert quality.main(arguments) == 0
