@@ -155,7 +155,7 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
     low, high = min(search.scales), max(search.scales)
     table = {
         f"candidates:{count}": _changed(search, scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
-        for count in (2, 4, 16)
+        for count in (2, 16)
     }
     table["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
     if noisy := [e for e in panel if e.space == "noisy"]:
@@ -168,9 +168,9 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
         table[f"{prefix}weights:uniform"] = _changed(base, [_with(e, calibration=None) for e in panel], weights={})
         if len(panel) > 1:
             table |= {f"{prefix}only:{e.name}": _changed(base, [e], weights={}) for e in panel}
-        if "counting" not in search.evaluators:
-            counting = load_evaluator("counting", tinyworld.WEIGHTS / "counting", search.evaluators.get("clip"))
-            table[f"{prefix}with:counting"] = _changed(base, [*panel, counting])
+    if "counting" not in search.evaluators:
+        counting = load_evaluator("counting", tinyworld.WEIGHTS / "counting", search.evaluators.get("clip"))
+        table["noise:with:counting"] = _changed(noise, [*panel, counting])
     ancestral = ANCESTRAL | {"guidance_scale": 3.0}
     options = lambda guidance: ancestral if isinstance(guidance, NoiseSearch) else {}  # noqa: E731
     return {f"ablation:{name}": Method(guidance, options=options(guidance)) for name, guidance in table.items()}

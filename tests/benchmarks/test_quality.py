@@ -66,8 +66,9 @@ def test_ablations_change_one_thing(pipe):
     noise = unchanged.guidance
     for prefix, base in (("", pipe.guidance), ("noise:", noise)):
         assert {f"ablation:{prefix}only:{name}" for name in names} <= set(table)
-        assert table[f"ablation:{prefix}every:4"].guidance.every == 4 and f"ablation:{prefix}with:counting" in table
+        assert table[f"ablation:{prefix}every:4"].guidance.every == 4
         assert f"ablation:{prefix}every:{base.every}" not in table, "which is the search itself"
+    assert "ablation:noise:with:counting" in table
     for count in (2, 16):
         scales = table[f"ablation:candidates:{count}"].guidance.scales
         assert len(scales) == count
