@@ -67,7 +67,7 @@ def paired_bootstrap(difference: np.ndarray, repeats: int = 10_000) -> dict[str,
 
 def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """How often ``(prompts, seeds)`` scores are above the other's, a tie being half a win; 95 % interval as of
-    `paired_bootstrap`; and how many are ``ties``."""
+    `paired_bootstrap`; and the share of ``ties``."""
     ties = scores == other
     return paired_bootstrap((scores > other) + 0.5 * ties) | {"ties": round(float(ties.mean()), 4)}
 
@@ -120,7 +120,8 @@ def hindsight(correct: np.ndarray, scores: np.ndarray, seeds: int) -> dict[str, 
 def diversity_where_right(
     result: dict[str, np.ndarray], best: dict[str, np.ndarray], seeds: int
 ) -> dict[str, float | int | None]:
-    """Diversity on the prompts all of whose pictures are right by either method, for wrong ones differ in more ways.
+    """Diversity on the prompts all of whose pictures are right by both methods, for wrong ones differ in more ways. The
+    prompts are others for every `result`: compare within what is returned.
 
     Args:
         result, best: ``correct`` ``(images,)`` and ``distance`` ``(prompts,)``, as of `Features.distances`.

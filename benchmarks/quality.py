@@ -253,7 +253,7 @@ def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
 
 def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Everything that ``--json`` prints."""
-    started = time.monotonic()
+    started, code = time.monotonic(), commit()  # which may be another one when it is done
     search, validation = pipe.guidance, captions_of("train", args.validation, VALIDATION_SEED)
     wanted = lambda name: args.only is None or name.split(":")[0] in args.only  # noqa: E731
     methods, tuned = rivals.static(args.quick), {}
@@ -303,7 +303,7 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         },
         "precision": "bfloat16, compiled" if args.compile else "float32",
         "hardware": hardware(),
-        "commit": commit(),
+        "commit": code,
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
 

@@ -21,7 +21,7 @@ import tinyworld
 
 from .arguments import SCHEDULES, SEARCHES, Parser, evaluators, model, positive, scale, scales, seed
 
-GUIDANCE_SCALE = 4.0  # of the fixed schedules, and of the steps that the search leaves out
+GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
 
 

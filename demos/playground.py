@@ -123,7 +123,7 @@ def candidates(host: Host, result: Result | None, step: Any) -> str:
             lines = [f"{name} {'—' if value is None else f'{value:.3g}'}" for name, value in scores.items()]
             if not held and record["total"][0][k] is not None:
                 lines.append(f"combined {record['total'][0][k]:+.2f}")
-            mark = ("kept" if held else "chosen") if k == used else None
+            mark = ("kept" if held and "noise" not in record else "chosen") if k == used else None
             items.append(Card(image, f"scale {scale:g}", tuple(lines), mark))
         return cards(items)
 

@@ -132,7 +132,7 @@ def place(candidates: Sequence[float], scale: float) -> int | None:
 def _reasons(step: dict, chosen: int | None) -> str:
     """The evaluators' scores of the chosen candidate, for the hover."""
     if "scores" not in step:
-        return ", kept"
+        return ", the only candidate" if "noise" in step else ", kept"
     if chosen is None:
         return ", the pipeline's own: no evaluator can tell"
     return "".join(

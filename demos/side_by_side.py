@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from guidance import Decision, DenoisingStep, GreedySearch, GuidanceTrace
+from guidance.noise_search import draws
 
 from .generate import denoise
 
@@ -84,7 +85,9 @@ class SideBySide:
             streams[1].set_state(state)  # what the static picture draws is not the search's
         scale = step.full(step.own_scale) if decision.scale is None else decision.scale.clone()
         scale[1] = self.static
-        generator = decision.generator and [decision.generator[0], streams[1]]
+        generator = decision.generator
+        if generator is not None:  # some pipelines (SD3, FLUX) pass none of their own
+            generator = [generator[0], streams[1] if streams else draws(step, 1)[0][1]]
         uncond, cond = step.candidates((0.0, 1.0), "denoised").unbind(1)
         self.predictions.append(torch.stack([uncond[0], cond[0]]).cpu())
         images = None

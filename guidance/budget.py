@@ -49,7 +49,7 @@ class Budget:
         if recheck is not None and (not isinstance(recheck, int) or recheck < 2):
             raise ValueError(f"`recheck` must be None or an integer of at least 2, got {recheck!r}.")
         self.guidance, self.tolerance, self.reuse, self.recheck = guidance, tolerance, reuse, recheck
-        self.scales = getattr(guidance, "scales", ())
+        self.scales, self.noises = getattr(guidance, "scales", ()), getattr(guidance, "noises", 1)
 
     def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
         """As of the guidance inside."""

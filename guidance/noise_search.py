@@ -7,12 +7,13 @@ import torch
 
 from evaluators.base import Evaluator
 
+from .panel import Panel, preferred
 from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep
 
 DETERMINISTIC = (
-    "`scheduler` {} adds no noise here, so there are no draws to choose among: pass `eta=1.0` with DDIM, or take an "
-    "ancestral scheduler."
+    "`scheduler` {} adds no noise at this step, so there are no draws to choose among: pass `eta=1.0` with DDIM, or "
+    "take a scheduler that draws at every step."
 )
 
 
@@ -24,10 +25,12 @@ class NoiseSearch(GreedySearch):
         x_{t-1}(s, z) = \mathrm{step}(u + s (c - u), z)
 
     Choosing among a step's draws by a value function is SVDD (arXiv 2408.08252), here at temperature 0. Evaluators that
-    read noisy latents are the value function, so that the denoiser runs as often as without the search.
+    read noisy latents are the value function, so that the denoiser runs as often as without the search; only they are
+    asked about draws, for predictions of the clean latents are the same for all.
 
-    The scheduler must draw noise: DDIM with ``eta > 0``, DDPM, Euler ancestral, LCM, SDE-DPM-Solver++. The seeds of the
-    draws come from the pipeline's `generator`, so that a picture can be made again.
+    The scheduler must draw noise at every step: DDIM with ``eta > 0``, DDPM, Euler ancestral, LCM, SDE-DPM-Solver++.
+    The seeds of the draws come from the `generator` that the pipeline passes to its scheduler, so that a picture can be
+    made again; where it passes none (SD3, FLUX), from PyTorch's global one, as the scheduler's own draws do.
 
     Example::
 
@@ -38,8 +41,8 @@ class NoiseSearch(GreedySearch):
     Args:
         evaluators, weights, start, stop, every: as of `GreedySearch`, at least one evaluator. A step that is not
             searched adds the noise that the pipeline itself would.
-        scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``, by which draws
-            are compared in either case.
+        scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``. A single one
+            is static guidance, and then draws are compared at it.
         noises: draws at each searched step, at least 2.
 
     Raises:
@@ -58,18 +61,23 @@ class NoiseSearch(GreedySearch):
         every: int = 1,
     ) -> None:
         super().__init__(evaluators, SCALES if scales is None else scales, weights, start, stop, every)
-        if scales is None:
-            self.scales = ()
-        if not any(evaluator.space == "noisy" for evaluator in self.evaluators.values()):
+        self.scales = () if scales is None else self.scales
+        if not self.of_noise.evaluators:
             raise ValueError("`evaluators` has none that reads noisy latents: only these tell draws apart.")
         if not isinstance(noises, int) or noises < 2:
             raise ValueError(f"`noises` must be an integer of at least 2, got {noises!r}.")
         self.noises = noises
 
+    @property
+    def of_noise(self) -> Panel:
+        """The evaluators that tell draws apart."""
+        noisy = {name: evaluator for name, evaluator in self.evaluators.items() if evaluator.space == "noisy"}
+        return Panel(list(noisy.values()), {name: weight for name, weight in self.weights.items() if name in noisy})
+
     def decide(self, step: DenoisingStep) -> Decision:
-        """The scale of every row ``(batch,)`` and the generators of its noise. In the record, ``noise`` ``(batch,)`` is
-        the number of the draw that was chosen, ``noise_scores`` and ``noise_total`` what was said of all of them; the
-        rest is of the scales, with that draw."""
+        """The scale of every row ``(batch,)``, if there are any to choose from, and the generators of its noise. In the
+        record, ``noise`` ``(batch,)`` is the number of the draw that was chosen, ``noise_scores`` and ``noise_total``
+        what was said of all of them; the rest is of the scales, with that draw."""
         if (unsearched := self.unsearched(step)) is not None:
             return Decision(*unsearched)
         if "generator" not in inspect.signature(type(step.scheduler).step).parameters:
@@ -79,20 +87,26 @@ class NoiseSearch(GreedySearch):
 
         def candidates(space: str) -> torch.Tensor:
             found = step.candidates([scale], space, generators)
-            if space == "noisy" and step.index < step.num_steps - 1 and torch.equal(found[:, 0], found[:, -1]):
+            if step.index < step.num_steps - 1 and torch.equal(found[:, 0], found[:, -1]):
                 raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
             return found
 
         about = step.noise_level, step.prompt, step.timestep
-        total, of_noise = self.ask(candidates, *about)
-        noise = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
+        total, asked = self.of_noise.ask(candidates, *about)
+        noise = preferred(total)
         chosen = [generators[k][i] for i, k in enumerate(noise.tolist())]
-        told = {"noise": noise, "noise_scores": of_noise.pop("scores"), "noise_total": of_noise.pop("total")}
+        told = {"noise": noise, "noise_scores": asked.pop("scores"), "noise_total": asked.pop("total")}
         if len(self.scales) < 2:
-            return Decision(step.full(scale), told | of_noise, generator=chosen)
-        total, of_scale = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about)
-        best = total.nan_to_num(nan=-torch.inf).argmax(dim=1)
-        return Decision(self.scale_of(best, total, step), told | of_scale, generator=chosen)
+            return Decision(step.full(scale) if self.scales else None, told | asked, generator=chosen)
+        total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about)
+        return Decision(self.scale_of(preferred(total), total, step), told | asked, generator=chosen)
+
+    def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
+        """As of `GreedySearch`; without `scales` there is none to hold between two searches."""
+        if self.scales:
+            return super().unsearched(step)
+        searched = self.start <= step.progress <= self.stop and step.since(self.start) % self.every == 0
+        return None if searched else (None, {})
 
 
 def draws(step: DenoisingStep, noises: int) -> list[list[torch.Generator]]:

@@ -78,3 +78,8 @@ class Panel:
             scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
         total, weights = combine(scores, self.weights, by_spread(self.evaluators, levels))
         return total, {"scores": scores, "noise_levels": levels, "weights": weights, "total": total}
+
+
+def preferred(total: torch.Tensor) -> torch.Tensor:
+    """The place of the best score of each row ``(batch,)``; one that is not finite is never the best."""
+    return total.nan_to_num(nan=-torch.inf).argmax(dim=1)

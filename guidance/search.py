@@ -7,7 +7,7 @@ import torch
 
 from evaluators.base import Evaluator
 
-from .panel import Panel
+from .panel import Panel, preferred
 from .schedules import check_window
 from .step import DenoisingStep
 
@@ -74,7 +74,7 @@ class GreedySearch(Panel):
         )
         if not any(record["weights"].values()):
             return step.full(step.own_scale), record
-        return self.scale_of(total.nan_to_num(nan=-torch.inf).argmax(dim=1), total, step), record
+        return self.scale_of(preferred(total), total, step), record
 
     def scale_of(self, best: torch.Tensor, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
         """The scales numbered `best` ``(batch,)``, the pipeline's own where `total` ``(batch, candidates)`` tells no

@@ -21,7 +21,7 @@ class GuidanceTrace:
     GPU.
 
     Attributes:
-        candidates: the scales searched, empty for a fixed schedule.
+        candidates: the scales searched, empty for a fixed schedule and where only noise is.
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,

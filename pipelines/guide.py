@@ -298,6 +298,8 @@ class _Host:
         # Seen from the wrong end a scale s > 1 is 1 - s.
         own_scale = round(1 - scale if scale < 0 else scale, 3 if eps < 1e-4 else 2)
         stated = getattr(self.pipe, "guidance_scale", None)
+        if hasattr(getattr(getattr(self.pipe, "transformer", None), "config", None), "guidance_embeds"):
+            stated = None  # FLUX: that is an input of its transformer
         if stated is not None and abs(stated - own_scale) < 0.02 * stated:  # half precision only comes close
             own_scale = float(stated)
         return own_scale, scale < 0

@@ -13,8 +13,8 @@ from PIL import Image
 from demos.generate import denoise
 from demos.live import begin, cancel, errors_as_messages, live
 from demos.playground import candidates, generate
-from demos.side_by_side import Result, run
-from guidance import GreedySearch, Static
+from demos.side_by_side import Decoder, Result, run
+from guidance import Budget, GreedySearch, NoiseSearch, Static
 
 PROMPT, SEED, STEPS, STATIC = "two red circles above a blue square", 4, 5, 3.0
 SEARCH = ("1, 4, 9", 2, 1, 1.0, 0.25, 1.0)
@@ -57,6 +57,25 @@ def test_both_pictures_are_those_of_their_guidance_alone(host, search):
     assert abs(pixels(result.images[0]) - pixels(result.images[1])).max() > 2
 
 
+def test_side_by_side_where_the_scheduler_gets_no_generator(stock, monkeypatch):
+    """SD3 passes it none: the static picture has draws of its own."""
+    pipe = stock("sd3")
+    stochastic = pipe.scheduler.from_config(pipe.scheduler.config, stochastic_sampling=True)
+    monkeypatch.setattr(pipe, "scheduler", stochastic)
+
+    def level(latents, context):
+        return latents.mean(dim=(2, 3, 4))
+
+    level.space = "noisy"
+    torch.manual_seed(0)
+    search = NoiseSearch([level], (2.0, STATIC), noises=6)
+    result = run(pipe, search, PROMPT, SEED, 3, STATIC, Decoder(pipe), lambda progress: None)
+    assert (
+        len(result.images) == 2 and [step["noise_scores"]["level"].shape for step in result.trace.steps] == [(1, 6)] * 3
+    )
+    assert abs(pixels(result.images[0]) - pixels(result.images[1])).max() > 2
+
+
 def test_candidates_are_what_evaluators_see(host):
     seen = []
 
@@ -91,10 +110,18 @@ def test_a_weight_of_zero_leaves_an_evaluator_out(host):
     assert [set(step["scores"]) for step in result.trace.steps] == [{"discriminator"}] * 2
 
 
-def test_a_single_candidate_is_not_searched(host):
-    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, 1, 1.0, 1.0, 1.0)
+@pytest.mark.parametrize("draws, mark", [(1, "kept"), (3, "chosen")])
+def test_a_single_candidate_is_not_searched(host, draws, mark):
+    """But draws may be, with it."""
+    result = finish(host, PROMPT, SEED, 2, STATIC, "6", 1, draws, 1.0, 1.0, 1.0)
     assert result.trace.scales[:, 0].tolist() == [6, 6]
-    assert "kept" in candidates(host, result, 1)
+    assert f"<mark>{mark}" in candidates(host, result, 1)
+
+
+def test_draws_within_a_budget(host):
+    """The sampler draws there, too."""
+    _, trace = denoise(host.pipe, Budget(host.search(*NOISE)), [PROMPT], [SEED], 4)
+    assert "noise" in trace.steps[0]
 
 
 GOOD = [PROMPT, SEED, STEPS, STATIC, *SEARCH]

@@ -31,7 +31,7 @@ def generators(seed=0):
     return [torch.Generator().manual_seed(seed + i) for i in range(len(PROMPTS))]
 
 
-@pytest.fixture(params=[None, (3.5,), (2.0, 3.0)], ids=["own", "one", "two"])
+@pytest.fixture(params=[None, (3.5,), (2.0, 4.0)], ids=["own", "one", "two"])
 def scales(request):
     return request.param
 
@@ -68,7 +68,7 @@ def test_the_sampler_adds_the_noise_that_was_chosen(host, scales):
         # Evaluators see unit variance: of Euler's latents sqrt(1 + sigma²) is taken out.
         norm = 1.0 if isinstance(pipe.scheduler, DDIMScheduler) else (1 - noise_level**2) ** -0.5
         torch.testing.assert_close(latents.mean(dim=(1, 2, 3)), expected * norm, atol=2e-4, rtol=1e-3)
-    assert traces[0].scales.unique().tolist() == {None: [3.0], (3.5,): [3.5], (2.0, 3.0): [2.0, 3.0]}[scales]
+    assert traces[0].scales.unique().tolist() == {None: [3.0], (3.5,): [3.5], (2.0, 4.0): [2.0, 4.0]}[scales]
     assert len({int(n) for step in traces[0].steps[:-1] for n in step["noise"]}) > 1
 
 
@@ -113,6 +113,39 @@ def test_the_record(stock):
     assert alone["noise_scores"]["level"].tolist() == step["noise_scores"]["level"][1:].tolist()
     assert trace.to_dict()["steps"][0]["noise"] == step["noise"].tolist()
     assert trace.to_pandas()["noise"].tolist()[:2] == step["noise"].tolist()
+
+
+def test_only_those_that_read_noisy_latents_are_asked_about_draws(stock):
+    """Predictions of the clean latents are the same for all draws, up to rounding, which uncalibrated evaluators would
+    take for a difference."""
+    seen = []
+
+    def clean(candidates, context):
+        seen.append(candidates.shape[1])
+        return candidates.flatten(2).std(2)
+
+    with guide(stock("sd"), NoiseSearch([level, clean], [1.0, 3.0, 4.0], noises=5)) as traces:
+        call(stock("sd"), generator=generators(), eta=1.0)
+    assert seen[1:] == [3] * 4, "the first was the check"
+    step = traces[0].steps[0]
+    assert set(step["noise_scores"]) == {"level"} and set(step["scores"]) == {"level", "clean"}
+    assert torch.equal(step["noise"], step["noise_scores"]["level"].argmax(1))
+
+
+def test_without_scales_the_pipeline_keeps_its_own(stock):
+    """Whatever that is at each step, also between searches."""
+
+    def raised(pipe, index, timestep, tensors):
+        pipe._guidance_scale = 9.0
+        return {}
+
+    pipe = stock("sd")
+    for every in (1, 2):
+        with guide(pipe, NoiseSearch([level], noises=3, every=every)) as traces:
+            plain = call(pipe, generator=generators(), eta=1.0)
+            changed = call(pipe, generator=generators(), eta=1.0, callback_on_step_end=raised)
+        assert not torch.allclose(plain, changed, atol=1e-3)
+        assert [i for i, step in enumerate(traces[0].steps) if "noise" in step] == list(range(0, 4, every))
 
 
 def test_the_record_without_scales(stock, tmp_path):
@@ -166,7 +199,7 @@ def test_where_it_does_not_search_it_is_the_pipeline(stock):
 def test_refuses_a_scheduler_without_noise(stock, monkeypatch, kind, scheduler, options):
     pipe = stock(kind)
     monkeypatch.setattr(pipe, "scheduler", scheduler.from_config(pipe.scheduler.config))
-    match = f"`scheduler` {scheduler.__name__} adds no noise here"
+    match = f"`scheduler` {scheduler.__name__} adds no noise at this step"
     with pytest.raises(ValueError, match=match), guide(pipe, NoiseSearch([level], [1.0, 3.0])):
         call(pipe, **options)
 

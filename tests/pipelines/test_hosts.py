@@ -441,6 +441,15 @@ def test_own_scale_is_read_from_two_calls(name, stock):
     assert traces[0].scales[-1].tolist() == [OWN, OWN] and traces[0].scales[0].tolist() == [CHOSEN, CHOSEN]
 
 
+def test_the_scale_that_flux_has_as_an_input_is_not_its_own(stock):
+    """However near the two lie."""
+    case = ALL["FluxPipeline"]
+    pipe = case.stock(stock)
+    with guide(pipe, only(stop=0.6)) as traces:
+        case(pipe, 3.45, guidance_scale=3.5)
+    assert traces[0].scales[-1].tolist() == pytest.approx([3.45, 3.45])
+
+
 @pytest.mark.parametrize("start, searched", [(0.0, [0, 2, 4]), (0.2, [1, 3, 5])])
 def test_every_holds_the_scale(start, searched, stock):
     case = text_to_image("sd")
