@@ -54,7 +54,7 @@ class GreedySearch(Panel):
         if not all(math.isfinite(s) and s >= 0 for s in self.scales):
             raise ValueError(f"`scales` must be finite and at least 0, got {list(scales)}.")
         if not self.evaluators and len(self.scales) > 1:
-            raise ValueError("`evaluators` is empty: choosing among several `scales` takes at least one evaluator.")
+            raise ValueError("`evaluators` is empty: choosing takes at least one evaluator.")
         check_window(start, stop)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
