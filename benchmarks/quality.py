@@ -224,16 +224,16 @@ def comparisons(
     def top(names: Iterable[str]) -> str | None:
         return max(names, key=lambda name: results[name]["correct"].mean(), default=None)
 
-    table: dict[str, dict[str, str | None]] = {}
+    ours = [name for name in results if name.startswith((*rivals.OURS, "ablation:"))]
+    others = [name for name in results if name not in ours]
+    best, table = top(static), {}
     for name in results:
-        ours, ablation = name.startswith((*rivals.OURS, "ablation:")), name.startswith("ablation:")
-        others = [o for o in results if not o.startswith((*rivals.OURS, "ablation:")) and passes[o] <= passes[name]]
         table[name] = {
-            "best_static": top(static),
+            "best_static": best,
             "best_of_sampler": top(o for o in static if eta(o) == eta(name)),
-            "best_rival": top(others) if ours else None,
+            "best_rival": top(o for o in others if passes[o] <= passes[name]) if name in ours else None,
         }
-        if ablation:
+        if name.startswith("ablation:"):
             table[name]["unchanged"] = "ablation:noise" if name.startswith("ablation:noise") else "dynamic"
     return table
 

@@ -99,14 +99,7 @@ class NoiseSearch(GreedySearch):
         if len(self.scales) < 2:
             return Decision(step.full(scale) if self.scales else None, told | asked, generator=chosen)
         total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about)
-        return Decision(self.scale_of(preferred(total), total, step), told | asked, generator=chosen)
-
-    def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
-        """As of `GreedySearch`; without `scales` there is none to hold between two searches."""
-        if self.scales:
-            return super().unsearched(step)
-        searched = self.start <= step.progress <= self.stop and step.since(self.start) % self.every == 0
-        return None if searched else (None, {})
+        return Decision(self.scale_of(total, step), told | asked, generator=chosen)
 
 
 def draws(step: DenoisingStep, noises: int) -> list[list[torch.Generator]]:

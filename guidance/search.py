@@ -74,18 +74,18 @@ class GreedySearch(Panel):
         )
         if not any(record["weights"].values()):
             return step.full(step.own_scale), record
-        return self.scale_of(preferred(total), total, step), record
+        return self.scale_of(total, step), record
 
-    def scale_of(self, best: torch.Tensor, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
-        """The scales numbered `best` ``(batch,)``, the pipeline's own where `total` ``(batch, candidates)`` tells no
-        candidates of a row apart."""
+    def scale_of(self, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
+        """The best scale of every row ``(batch,)`` by `total` ``(batch, candidates)``, the pipeline's own where that
+        tells no candidates of a row apart."""
         told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
-        return torch.where(told, torch.tensor(self.scales, device=total.device)[best], step.own_scale)
+        return torch.where(told, torch.tensor(self.scales, device=total.device)[preferred(total)], step.own_scale)
 
     def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
         """The decision at a step outside the window or between two searches, `None` where it is to be searched."""
         if not self.start <= step.progress <= self.stop:
             return None, {}
-        if step.since(self.start) % self.every and step.previous is not None:
+        if step.since(self.start) % self.every and (step.previous is not None or not self.scales):
             return step.previous, {}
         return None

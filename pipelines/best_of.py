@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from evaluators.base import Evaluator
-from guidance.panel import Panel
+from guidance.panel import Panel, preferred
 
 from .guide import denoisers, unpack_latents
 from .patch import patch
@@ -95,7 +95,7 @@ def best_of(
             undo_one()
     latents = seen[0].float().unflatten(0, (len(prompts), n))
     scores, _ = panel.ask(lambda space: latents, lambda space: 0.0, prompts, 0.0)
-    chosen = scores.nan_to_num(nan=-torch.inf).argmax(1).cpu()
+    chosen = preferred(scores).cpu()
     kept = (torch.arange(len(prompts)) * n + chosen).tolist()
     images = [images[i] for i in kept] if isinstance(images, list) else images[kept]
     return BestOf(images, chosen, scores, rows / len(prompts))
