@@ -33,11 +33,11 @@ from diffusers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import tinyworld
-from demos.arguments import draws, positive, scales
+from commands.arguments import draws, positive, scales
 from evaluators import EVALUATORS, Context, load_evaluators
 from guidance import GreedySearch
 from pipelines import guide
-from pipelines.tinyworld import PANEL, SCALES, default_guidance
+from tinyworld.pipeline import PANEL, SCALES, default_guidance
 from training.loop import hardware
 
 from .provenance import commit

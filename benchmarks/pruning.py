@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 import tinyworld
 from guidance import TOKEN_PRESETS
-from pipelines.prune import prune
+from pipelines.prune.pruner import prune
 from tinyworld import lvlm
 from tinyworld.questions import KINDS, quiz
 from training.loop import hardware

@@ -30,7 +30,8 @@ from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 from tinyworld.judge import judge
-from training.data import captions_of, encode
+from tinyworld.recipes.data import captions_of
+from training.latents import encode
 from training.loop import hardware
 from training.quick import quicken
 

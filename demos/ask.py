@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tinyworld
-
-from .arguments import Parser
+from commands.arguments import Parser
 
 PANEL = 256  # pixels of one panel of --show
 
@@ -105,7 +104,7 @@ def ask(
     Raises:
         ValueError: as `pipelines.prune`.
     """
-    from pipelines.prune import prune
+    from pipelines.prune.pruner import prune
     from tinyworld import lvlm
 
     batch = lvlm.encode(processor, [image], [question]).to(model.device)

@@ -16,9 +16,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from . import arguments, gallery, generate
+from commands import arguments
+from commands.prompts import read
+
+from . import gallery, generate
 from .manifest import Image, Manifest, pictures, publish
-from .prompts import read
 
 Job = tuple[str, int]  # prompt and seed
 

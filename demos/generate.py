@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tinyworld
-
-from .arguments import SCHEDULES, SEARCHES, Parser, evaluators, model, positive, scale, scales, seed
+from commands.arguments import SCHEDULES, SEARCHES, Parser, evaluators, model, positive, scale, scales, seed
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -120,7 +119,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
     from evaluators import load_evaluators
     from guidance import SCHEDULES, GreedySearch
-    from pipelines.tinyworld import default_guidance
+    from tinyworld.pipeline import default_guidance
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
         library.utils.logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from .prompts import Prompt
+from commands.prompts import Prompt
 
 MANIFEST = "manifest.sqlite"
 WAIT = 60.0  # seconds for another process's transaction

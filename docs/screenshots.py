@@ -104,7 +104,7 @@ def shoot(page: Any, path: Path) -> None:
 def main(folder: Path | None) -> None:
     from PIL import Image
 
-    from demos import app
+    from demos.app import command as app
     from demos.generate import check_late
     from tinyworld.scenes import make_scene
 

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, score
-from .clip import LatentCLIP
 from .combine import by_share, by_spread, combine
-from .counting import LatentCounting
-from .discriminator import LatentDiscriminator
-from .head import CLIPHead
-from .reward import LatentReward
-from .text import LatentTextRendering
-from .token_attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
-from .token_baselines import RandomTokens, UniformTokens
-from .token_diversity import Diversity
-from .token_graph import WeightedPageRank
-from .token_raters import RaterAttention
-from .token_similarity import InstructionSimilarity
-from .token_transition import TokenTransition
-from .tokens import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .latent.clip import LatentCLIP
+from .latent.counting import LatentCounting
+from .latent.discriminator import LatentDiscriminator
+from .latent.head import CLIPHead
+from .latent.reward import LatentReward
+from .latent.text import LatentTextRendering
+from .token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from .token.base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .token.baselines import RandomTokens, UniformTokens
+from .token.diversity import Diversity
+from .token.graph import WeightedPageRank
+from .token.raters import RaterAttention
+from .token.similarity import InstructionSimilarity
+from .token.transition import TokenTransition
 
 EVALUATORS = {
     "clip": LatentCLIP,

@@ -7,8 +7,8 @@ from .noise_search import NoiseSearch
 from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep, Guidance
-from .token_presets import TOKEN_PRESETS
-from .tokens import TokenPruning
+from .tokens.presets import TOKEN_PRESETS
+from .tokens.pruning import TokenPruning
 from .trace import GuidanceTrace
 
 SCHEDULES = {

@@ -1,11 +1,15 @@
-"""Pipelines carry decisions out: diffusers pipelines whose guidance scale is chosen while they sample."""
+"""Pipelines carry decisions out: in a diffusers pipeline that samples, in a transformers model that reads. They know
+hosts; how a score comes about they do not, nor the embedded world."""
+
+import importlib
+from typing import Any
 
 from .best_of import BestOf, best_of
 from .dynamic import DynamicGuidanceMixin
 from .flux import DynamicGuidanceFluxImg2ImgPipeline, DynamicGuidanceFluxInpaintPipeline, DynamicGuidanceFluxPipeline
 from .guide import guide
 from .modular import OnlineGuider
-from .prune import Pruner, prune
+from .prune.pruner import Pruner, prune
 from .stable_diffusion import (
     DynamicGuidanceStableDiffusionImg2ImgPipeline,
     DynamicGuidanceStableDiffusionInpaintPipeline,
@@ -21,7 +25,6 @@ from .stable_diffusion_xl import (
     DynamicGuidanceStableDiffusionXLInpaintPipeline,
     DynamicGuidanceStableDiffusionXLPipeline,
 )
-from .tinyworld import TinyWorldPipeline
 
 __all__ = [
     "BestOf",
@@ -40,8 +43,14 @@ __all__ = [
     "DynamicGuidanceStableDiffusionXLPipeline",
     "OnlineGuider",
     "Pruner",
-    "TinyWorldPipeline",
     "best_of",
     "guide",
     "prune",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`TinyWorldPipeline` is looked for here but lives with the embedded world, above: fetched when asked for."""
+    if name == "TinyWorldPipeline":
+        return importlib.import_module("tinyworld.pipeline").TinyWorldPipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

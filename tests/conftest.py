@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from evaluators import LatentCLIP, LatentDiscriminator
-from training.tokenizer import MAX_LENGTH, build_tokenizer
+from tinyworld.recipes.tokenizer import MAX_LENGTH, build_tokenizer
 
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()

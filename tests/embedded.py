@@ -8,11 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-import pipelines.tinyworld
 import tinyworld
+import tinyworld.pipeline
 from evaluators import LatentCounting, LatentDiscriminator, LatentReward, LatentTextRendering
-from training import train_clip, train_text_to_image, train_vae
-from training.tokenizer import build_tokenizer
+from tinyworld.recipes import clip as train_clip
+from tinyworld.recipes import text_to_image as train_text_to_image
+from tinyworld.recipes import vae as train_vae
+from tinyworld.recipes.tokenizer import build_tokenizer
 
 
 @functools.cache
@@ -51,7 +53,7 @@ def weights() -> Path:
 def embedded(weights: Path, monkeypatch) -> Path:
     """The stand-in in the place of the package's weights."""
     monkeypatch.setattr(tinyworld, "WEIGHTS", weights)
-    monkeypatch.setattr(pipelines.tinyworld, "WEIGHTS", weights)
-    from_pretrained = pipelines.TinyWorldPipeline.from_pretrained.__func__
+    monkeypatch.setattr(tinyworld.pipeline, "WEIGHTS", weights)
+    from_pretrained = tinyworld.pipeline.TinyWorldPipeline.from_pretrained.__func__
     monkeypatch.setattr(from_pretrained, "__defaults__", (weights / "text_to_image",))
     return weights

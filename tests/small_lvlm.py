@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.processor import build_processor
-from training.train_lvlm import build
+from tinyworld.recipes.lvlm import build
+from tinyworld.recipes.processor import build_processor
 
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 8, "num_attention_heads": 2}

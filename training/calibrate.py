@@ -1,8 +1,8 @@
 """Measures how far apart an evaluator's scores of the candidates lie at each noise level; kept beside its weights.
 
-    python -m training.calibrate --model FOLDER --evaluators clip=FOLDER discriminator=FOLDER
+    python -m training.calibrate --model FOLDER --evaluators clip=FOLDER discriminator=FOLDER --prompts FILE
 
-The prompts are of the training split: nothing held out is looked at.
+The prompts should be ones to train on: nothing held out is looked at.
 """
 
 import argparse
@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from commands.prompts import read
 from evaluators import Calibration, Evaluator, load_evaluators
 from guidance import SCALES, GreedySearch
 from pipelines import guide
-
-from .data import captions_of
 
 
 def spreads(
@@ -47,8 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--evaluators", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--prompts", type=int, default=96)
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="see `commands.prompts`; a hundred will do")
     args = parser.parse_args(argv)
+    try:
+        prompts = [prompt.text for prompt in read(args.prompts)]
+    except ValueError as error:
+        parser.error(f"argument --prompts: {error}")
     if unnamed := [item for item in args.evaluators if "=" not in item]:
         parser.error(f"argument --evaluators: must be NAME=FOLDER, got {', '.join(unnamed)}")
     folders = dict(item.split("=", 1) for item in args.evaluators)
@@ -56,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     evaluators = load_evaluators(folders)
     if unmeasured := [e.name for e in evaluators if e.calibration is None]:
         parser.error(f"argument --evaluators: {', '.join(unmeasured)} has no reliability, which its recipe measures")
-    found = spreads(pipe, evaluators, captions_of("train", args.prompts, 0), tuple(args.scales), args.steps)
+    found = spreads(pipe, evaluators, prompts, tuple(args.scales), args.steps)
     if silent := [e.name for e in evaluators if e.name not in found]:
-        parser.error(f"argument --prompts: none of {args.prompts} asks {', '.join(silent)}; take more")
+        parser.error(f"argument --prompts: none of {len(prompts)} asks {', '.join(silent)}; take more")
     for evaluator in evaluators:
         old, rows = evaluator.calibration, np.array(found[evaluator.name])
         levels = np.unique(rows[:, 0])  # every batch of prompts has been at each of them

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from evaluators import Calibration, LatentCLIP
-from evaluators.latent import LatentEvaluator
+from evaluators.latent.base import LatentEvaluator
 
 from . import loop
 from .noise import LEVELS

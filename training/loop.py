@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from demos.arguments import positive, scale
+from commands.arguments import positive, scale
 
 Loss = Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, float]]]
 

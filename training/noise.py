@@ -2,16 +2,21 @@
 
 import numpy as np
 import torch
-
-from .train_text_to_image import scheduler
+from diffusers import DDPMScheduler
 
 LEVELS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)  # where evaluators are measured
+SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # of Stable Diffusion
+SD_LEVELS = (1 - DDPMScheduler(**SD_BETAS).alphas_cumprod).sqrt()
 
 
-def noise_levels(n: int, rng: np.random.Generator) -> torch.Tensor:
-    """``(n,)`` noise shares: those of stratified uniform timesteps of the training schedule, in random order."""
-    at = (rng.permutation(n) + rng.random(n)) / n * 1000
-    return (1 - scheduler().alphas_cumprod[torch.from_numpy(at).long()]).sqrt()
+def noise_levels(n: int, rng: np.random.Generator, levels: torch.Tensor = SD_LEVELS) -> torch.Tensor:
+    """``(n,)`` noise shares: those of stratified uniform timesteps of a training schedule, in random order.
+
+    Args:
+        levels: the schedule's noise share at each timestep ``(timesteps,)``.
+    """
+    at = (rng.permutation(n) + rng.random(n)) / n * len(levels)
+    return levels[torch.from_numpy(at).long()]
 
 
 def add_noise(latents: torch.Tensor, noise_level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

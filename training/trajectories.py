@@ -1,6 +1,7 @@
 """What the sampler makes of captions, kept at every step: data for the discriminator, and to vote on for the reward.
 
-    python -m training.trajectories --out runs/trajectories.npz
+    python -m training.trajectories --model runs/text_to_image/pipeline --prompts runs/captions.txt \\
+        --out runs/trajectories.npz
 
 Neighbouring pictures of a caption, the first and the second, the third and the fourth, begin from one noise and differ
 by their scales alone, which is what guidance has to tell apart.
@@ -15,12 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
-import tinyworld
-from demos.arguments import positive
+from commands.prompts import read
 from guidance import DenoisingStep
 from pipelines import guide
 
-from .data import captions_of
 from .quick import quicken
 
 STEPS = 20
@@ -91,18 +90,20 @@ def sample_trajectories(pipe: StableDiffusionPipeline, captions: list[str], imag
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    model = tinyworld.WEIGHTS / "text_to_image"
-    parser.add_argument("--model", type=Path, default=model, help="folder of the pipeline; default: the embedded one")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the pipeline")
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="what to sample, see `commands.prompts`")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file")
-    parser.add_argument("-n", type=positive, default=2500, help="captions")
-    parser.add_argument("--images", type=int, default=4, help="pictures of each, even")
-    parser.add_argument("--seed", type=int, default=2, help="of captions and noise")
-    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--images", type=int, default=4, help="pictures of each prompt, even")
+    parser.add_argument("--seed", type=int, default=2, help="of the noise")
     args = parser.parse_args(argv)
     if args.images < 2 or args.images % 2:
         parser.error(f"argument --images: must be even, got {args.images}")
+    try:
+        prompts = [prompt.text for prompt in read(args.prompts)]
+    except ValueError as error:
+        parser.error(f"argument --prompts: {error}")
     pipe = quicken(StableDiffusionPipeline.from_pretrained(args.model))
-    sample_trajectories(pipe, captions_of(args.split, args.n, args.seed), args.images, args.seed).save(args.out)
+    sample_trajectories(pipe, prompts, args.images, args.seed).save(args.out)
 
 
 if __name__ == "__main__":

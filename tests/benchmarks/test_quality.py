@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import quality, rivals
 from guidance import GUIDERS, SCHEDULES, GreedySearch
-from pipelines.tinyworld import TinyWorldPipeline
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
-from training.data import captions_of
+from tinyworld.pipeline import TinyWorldPipeline
+from tinyworld.recipes.data import captions_of
 
 
 def test_held_out_prompts_are_held_out_balanced_and_fixed():

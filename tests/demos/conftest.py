@@ -10,7 +10,8 @@ __all__ = ["embedded", "host", "ram", "serve", "weights"]
 
 @functools.cache
 def _load(weights: Path):  # once for all tests: nothing may leave a mark on it
-    from demos import app, generate
+    from demos import generate
+    from demos.app import command as app
 
     args = app.parse([])
     generate.check_late(args)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image as Picture
 
-from demos import manifest, study, study_page
-from demos.prompts import Prompt
+from commands.prompts import Prompt
+from demos import manifest
+from demos.study import command as study
+from demos.study import page as study_page
 
 PROMPTS = [
     Prompt("two red circles", "count"),

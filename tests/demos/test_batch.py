@@ -15,7 +15,8 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from demos import arguments, gallery, generate
+from commands import arguments
+from demos import gallery, generate
 from demos.batch import main, plan
 from demos.manifest import MANIFEST, Manifest, inside, pictures
 from guidance import SCHEDULES, GuidanceTrace

@@ -9,7 +9,7 @@ from PIL import Image
 from demos.generate import METADATA_KEY, main
 from evaluators import LatentDiscriminator
 from guidance import SCHEDULES, GuidanceTrace
-from pipelines.tinyworld import SCALES
+from tinyworld.pipeline import SCALES
 
 PROMPTS = ["two red circles above a blue square", 'a green sign saying "CAB"']
 

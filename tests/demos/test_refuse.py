@@ -10,8 +10,8 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 from study_folder import make
 
-from demos import app
-from demos.ask_page import Reader
+from demos.app import command as app
+from demos.app.ask_page import Reader
 from tinyworld import lvlm
 
 __all__ = ["lvlm_weights"]

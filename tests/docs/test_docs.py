@@ -10,8 +10,8 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from tinyworld.recipes import clip as train_clip
 from tinyworld.scenes import make_scene
-from training import train_clip
 
 __all__ = ["lvlm_weights"]
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from evaluators import (
     score,
 )
 from evaluators.base import FunctionEvaluator
-from evaluators.trunk import noise_embedding
+from evaluators.latent.trunk import noise_embedding
 
 PROMPTS = ("two red circles", "a blue star", "a cross")
 CALIBRATION = Calibration((0.0, 0.5, 1.0), (0.2, 1.0, 2.0), (0.9, 0.75, 0.5))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from demos import ask
-from pipelines.prune import prune
+from pipelines.prune.pruner import prune
 from tinyworld import lvlm
 from tinyworld.questions import quiz
 from tinyworld.scenes import make_scene

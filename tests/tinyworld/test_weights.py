@@ -12,10 +12,12 @@ from evaluators import EVALUATORS, load_evaluator
 from pipelines import TinyWorldPipeline
 from tinyworld import WEIGHTS
 from tinyworld.judge import judge
+from tinyworld.recipes.clip import wrong_captions
+from tinyworld.recipes.data import make_latents
 from tinyworld.scenes import make_scene
-from training.data import Latents, make_latents
+from training.clip import ranking_accuracy
+from training.latents import Latents
 from training.noise import LEVELS
-from training.train_clip import ranking_accuracy
 
 FILES = sorted(WEIGHTS.rglob("*.safetensors"))
 
@@ -61,7 +63,7 @@ def latents() -> Latents:
 def test_latent_clip_ranks_as_its_card_says(latents):
     clip = load_evaluator("clip", WEIGHTS / "clip")
     assert clip.space == "noisy" and tuple(clip.calibration.noise_level) == LEVELS
-    accuracy = ranking_accuracy(clip, latents, seed=3)
+    accuracy = ranking_accuracy(clip, latents, wrong_captions(latents, 4), seed=3)
     # 256 scenes: four standard errors of a share are at most 0.125.
     assert np.allclose(accuracy, clip.calibration.reliability, atol=0.125)
     assert accuracy[0] > accuracy[-1]

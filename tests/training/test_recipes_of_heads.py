@@ -8,16 +8,20 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from commands.pairs import Pair, read_pairs, write_pairs
 from evaluators import load_evaluator
-from evaluators.counting import NUMBER
-from evaluators.text import quoted
+from evaluators.latent.counting import NUMBER
+from evaluators.latent.text import quoted
 from tinyworld.captions import caption, is_held_out, parse_caption, sample_spec
 from tinyworld.features import PixelClassifier
 from tinyworld.judge import judge
-from training import annotator, train_reward, train_specialist, trajectories
-from training.data import Latents
+from tinyworld.recipes import annotator
+from tinyworld.recipes.specialist import seen_in_training
+from training import reward as train_reward
+from training import specialist as train_specialist
+from training import trajectories
+from training.latents import Latents
 from training.noise import LEVELS
-from training.pairs import Pair, read_pairs, write_pairs
 from training.trajectories import Trajectories
 
 
@@ -129,7 +133,7 @@ def test_neighbouring_trajectories_share_their_noise(weights, tmp_path, monkeypa
 
 def test_an_odd_number_of_pictures_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        trajectories.main(["--images", "3", "--out", str(tmp_path / "made.npz")])
+        trajectories.main(["--model", "m", "--prompts", "p", "--images", "3", "--out", str(tmp_path / "made.npz")])
     assert "must be even, got 3" in capsys.readouterr().err
 
 
@@ -138,7 +142,7 @@ def test_spoiled_prompts_are_wrong_in_one_thing():
     captions = [caption(sample_spec(rng, "train"), rng) for _ in range(300)]
     for name, asks in (("counting", NUMBER.search), ("text", quoted)):
         asking = [c for c in captions if asks(c)]
-        spoil = train_specialist.seen_in_training(train_specialist.wrong_prompts(name, asking))
+        spoil = seen_in_training(train_specialist.wrong_prompts(name, asking))
         for text in asking:
             wrong = spoil(text, rng)
             assert wrong != text

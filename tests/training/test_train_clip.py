@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tinyworld.recipes.clip import build
+from tinyworld.recipes.data import captions_of
 from training import calibrate
-from training.data import captions_of
-from training.train_clip import VIEWS, Contrast, build, encode_ids, loss_of
+from training.clip import VIEWS, Contrast, encode_ids, loss_of
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,9 @@ def test_the_spread_is_the_mean_over_all_prompts(weights, clip, tmp_path, monkey
     clip.save_pretrained(tmp_path / "clip")
     rows = [(0.1, 1.0), (0.9, 5.0), (0.1, 2.0), (0.9, 7.0), (0.1, 6.0), (0.9, 9.0)]  # three batches at two levels
     monkeypatch.setattr(calibrate, "spreads", lambda *args: {"clip": rows})
-    calibrate.main(["--model", str(weights / "text_to_image"), "--evaluators", f"clip={tmp_path / 'clip'}"])
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    prompts = ["--prompts", str(tmp_path / "prompts.txt")]
+    calibrate.main(["--model", str(weights / "text_to_image"), "--evaluators", f"clip={tmp_path / 'clip'}", *prompts])
     kept = json.loads((tmp_path / "clip" / "config.json").read_text())["calibration"]
     assert np.allclose(kept["spread"], [3.0, 5.0, 7.0]) and kept["reliability"] == [0.9, 0.8, 0.7]
 
@@ -62,8 +65,18 @@ def test_the_spread_is_the_mean_over_all_prompts(weights, clip, tmp_path, monkey
 @pytest.mark.parametrize(
     "evaluators, message", [(["clip"], "must be NAME=FOLDER, got clip"), (["clip={clip}"], "clip has no reliability")]
 )
-def test_calibrate_refuses(weights, capsys, evaluators, message):
+def test_calibrate_refuses(weights, tmp_path, capsys, evaluators, message):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
     arguments = [item.format(clip=weights / "clip") for item in evaluators]
     with pytest.raises(SystemExit):
-        calibrate.main(["--model", str(weights / "text_to_image"), "--evaluators", *arguments])
+        calibrate.main(
+            [
+                "--model",
+                str(weights / "text_to_image"),
+                "--evaluators",
+                *arguments,
+                "--prompts",
+                str(tmp_path / "prompts.txt"),
+            ]
+        )
     assert message in capsys.readouterr().err

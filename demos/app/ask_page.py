@@ -1,0 +1,153 @@
+"""The Ask tab: a question about a picture, answered with all visual tokens and with most of them pruned."""
+
+import html
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image, ImageOps
+
+from guidance import TOKEN_PRESETS
+from tinyworld import lvlm
+from tinyworld.scenes import make_scene
+
+from .. import ask
+from .live import Cancelled, button, errors_as_messages, live
+from .looks import Card, cards, status
+
+MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+METHODS = tuple(name for name in TOKEN_PRESETS if name != "zero-tprune")  # that one is for encoders alone
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A vision-language model with its processor, used only under `lock`."""
+
+    model: Any
+    processor: Any
+    max_new_tokens: int = MAX_ANSWER
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def open_upload(path: str | Path | None) -> Image.Image:
+    """An uploaded picture, RGB. Its size is read before any pixel is.
+
+    Raises:
+        ValueError: there is none, or one that is too large or cannot be read, in words for the visitor.
+    """
+    if path is None:
+        raise ValueError("Picture must be given")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            picture = ImageOps.exif_transpose(image).convert("RGB") if pixels <= MAX_PIXELS else None
+    except Exception as error:  # a broken file raises whatever its reader does
+        raise ValueError(f"Picture cannot be read; it must be one of {', '.join(FORMATS)}") from error
+    if picture is None:
+        raise ValueError(f"Picture must be of at most {MAX_PIXELS // 1_000_000} million pixels")
+    return picture
+
+
+def answer(
+    reader: Reader, stop: threading.Event, path: Any, question: Any, method: Any, share: Any
+) -> Iterator[tuple[str, str]]:
+    """Yields status and result, as HTML.
+
+    Raises:
+        gr.Error: an input that cannot be used, or what the pruning says of it.
+    """
+    with errors_as_messages():
+        image = open_upload(path)
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError("Question must not be blank")
+        if len(question) > MAX_QUESTION:
+            raise ValueError(f"Question must be of at most {MAX_QUESTION} characters, got {len(question)}")
+        if method not in METHODS:
+            raise ValueError(f"Method must be one of {', '.join(METHODS)}, got {method!r}")
+        keep = ask.keep(share) if str(share or "").strip() else None
+        text = ask.asked(question)
+
+        def work(report: Callable[[str], None]) -> str:
+            report("Asking the whole model …")
+            settings = {"max_new_tokens": reader.max_new_tokens}
+            (whole,) = lvlm.answer(reader.model, reader.processor, [image], [text], **settings)
+            report(f"Asking it with tokens pruned by {method} …")
+            pruned, ratio, trace, batch = ask.ask(reader.model, reader.processor, image, text, method, keep, **settings)
+            return result(whole, pruned, ratio, ask.stages(reader.model.config, batch, image, trace))
+
+        yield status("Waiting for the model …"), ""
+        try:
+            for update in live(reader.lock, stop, work):
+                done = update.startswith("<")
+                yield status("Answered." if done else update), update if done else ""
+        except Cancelled:
+            yield status("Cancelled."), ""
+
+
+def result(whole: str, pruned: str, ratio: float, shown: list[tuple[str, int, Image.Image]]) -> str:
+    """Both answers, the cost of reading the prompt, and what is left of the picture after each pruning, as HTML."""
+    total, last = shown[0][1], shown[-1][1]
+    facts = {
+        "Answer of the whole model": whole or "(nothing)",
+        "Answer of the pruned model": pruned or "(nothing)",
+        "Prefill FLOPs, pruned / whole": f"{ratio:.3f}",
+        "Visual tokens left": f"{last} of {total}",
+    }
+    tiles = "".join(
+        f'<div class="fact"><small>{html.escape(name)}</small><b>{html.escape(value)}</b></div>'
+        for name, value in facts.items()
+    )
+    pictures = [Card(image, name, (f"{count} of {total} tokens",)) for name, count, image in shown]
+    return f'<div class="facts">{tiles}</div>{cards(pictures)}'
+
+
+def scene(seed: int | None = None) -> np.ndarray:
+    """A tinyworld picture to ask about, uint8 ``(64, 64, 3)``; another each time where no `seed` is given."""
+    return make_scene(int(np.random.default_rng().integers(2**31)) if seed is None else seed).image
+
+
+def tab(reader: Reader) -> None:
+    """Builds the tab inside the `gr.Blocks` in force."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            gr.Markdown("**Picture**", elem_classes="heading")
+            image = gr.Image(
+                show_label=False,
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                elem_id="picture",
+                elem_classes="picture",
+            )
+            # Gradio has checked that the file is an upload; it would also open it, before any check of ours.
+            image.preprocess = lambda payload: payload and payload.path
+            draw = gr.Button("Draw a scene", size="sm", elem_id="draw")
+            question = gr.Textbox(label="Question", max_length=MAX_QUESTION, elem_id="question")
+            with gr.Row():
+                method = gr.Dropdown(METHODS, value="transprune", label="Method", min_width=120)
+                share = gr.Textbox(
+                    label="Keep", placeholder="as published", info="0.25, 64 or 2:0.5,4:32", max_length=100,
+                    min_width=120,
+                )  # fmt: skip
+            with gr.Row():
+                go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120)
+                stop = gr.Button("Cancel", min_width=120)
+        with gr.Column(scale=5, min_width=320):
+            line = gr.HTML(status("Ready."))
+            shown = gr.HTML(elem_id="answer")
+    draw.click(scene, None, image, api_visibility="private")
+    button(
+        [go.click, question.submit],
+        stop,
+        partial(answer, reader),
+        [image, question, method, share],
+        [line, shown],
+        line,
+        "reader",
+    )

@@ -1,0 +1,163 @@
+"""The app: see what the search chose and why, over many prompts too, ask about pictures, run a preference study.
+
+    python -m demos.app
+    python -m demos.app --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip --lvlm my_llava
+
+Serves this machine alone unless ``--host`` says otherwise. Visitors share one model and take turns at it.
+"""
+
+import argparse
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tinyworld
+from commands import arguments
+
+from .. import generate
+from ..ask import folder
+
+MAX_UPLOAD = "8mb"
+# Gradio would fetch any public address for whoever asks for ``file=https://…``.
+NOT_SERVED = ("file=http:", "file=https:", "/proxy=")
+QUEUE = 32  # visitors waiting, at most
+TITLE = """# Online guidance
+Evaluators look at the noisy latents while a picture is made, and a search picks the guidance scale of every step."""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, with everything checked that can be without loading anything heavy."""
+    parser = arguments.Parser(prog="demos.app", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=arguments.model, help="pipeline folder or hub id; default: the embedded model")
+    parser.add_argument(
+        "--evaluators", type=arguments.evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded"
+    )
+    parser.add_argument("--lvlm", type=folder, metavar="FOLDER", help="of the Ask tab; default: the embedded model")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a study of demos.batch, for the Study tab")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
+    parser.add_argument("--port", type=arguments.port, default=7860)
+    args = parser.parse_args(argv)
+    args.error = parser.error
+    if args.model and not (args.evaluators and all(args.evaluators.values())):
+        parser.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
+    if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
+        parser.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
+    return args
+
+
+def check_address(args: argparse.Namespace) -> None:
+    """Whether the app can be served where it is to be."""
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    try:
+        socket.create_server((args.host, args.port), family=family).close()
+    except OSError as error:
+        args.error(f"argument --host, --port: cannot serve at {args.host} port {args.port}: {error}")
+
+
+def load_host(args: argparse.Namespace) -> Any:
+    """The pipeline, and the search that the controls start from."""
+    from .host import Host
+    from .side_by_side import Decoder
+
+    settings = argparse.Namespace(**vars(args), guidance="dynamic", scales=None)
+    try:
+        pipe, search = generate.load(settings)
+    except (OSError, ValueError) as error:
+        args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+    pipe.set_progress_bar_config(disable=True)
+    return Host(pipe, search, args.model is None, Decoder(pipe))
+
+
+def load_reader(args: argparse.Namespace) -> Any:
+    """The vision-language model of the Ask tab."""
+    from tinyworld import lvlm
+
+    from .ask_page import Reader
+
+    try:
+        model, processor = lvlm.load(args.lvlm)
+    except Exception as error:  # a broken file raises whatever its reader does
+        args.error(f"argument --lvlm: {str(args.lvlm or 'the embedded model')!r} cannot be loaded: {error}")
+    longest = {} if args.lvlm else {"max_new_tokens": lvlm.MAX_NEW_TOKENS}
+    return Reader(model.to(args.device), processor, **longest)
+
+
+def load_study(args: argparse.Namespace) -> Any:
+    """The page of the study, `None` where none is given."""
+    if args.study is None:
+        return None
+    from ..study import page as study_page
+
+    try:
+        return study_page.build(args.study)
+    except ValueError as error:
+        args.error(f"argument --study: {error}")
+
+
+def build(host: Any, reader: Any, study: Any = None) -> Any:
+    """The page, as `gr.Blocks`. `study` is another page, built before this one."""
+    import gradio as gr
+
+    from . import ask_page, explorer, playground
+
+    with gr.Blocks(title="Online guidance", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(TITLE, elem_id="title")
+        with gr.Tab("Playground"):
+            playground.tab(host)
+        with gr.Tab("Explorer"):
+            explorer.tab(host)
+        with gr.Tab("Ask"):
+            ask_page.tab(reader)
+        if study is not None:
+            with gr.Tab("Study"):
+                study.render()
+    return page.queue(max_size=QUEUE)
+
+
+def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
+    """Serves `page` at a port, any free one for `None`; returns its address unless it is to `block`."""
+    from starlette.middleware import Middleware
+
+    from ..refuse import Refuse, refuse_addresses
+    from .looks import CSS, THEME
+    from .playground import POINT
+
+    refuse_addresses(page)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=number,
+        prevent_thread_lock=not block,
+        quiet=not block,
+        share=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=MAX_UPLOAD,
+        theme=THEME,
+        css=CSS,
+        head=POINT,
+        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
+    )
+    return address
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exits with code 2 and one line on stderr where an argument is wrong."""
+    args = parse(argv)
+    check_address(args)
+    generate.check_late(args)
+    with tempfile.TemporaryDirectory(prefix="online-guidance-") as cache:
+        # Gradio serves whatever is in here; the default is a folder that all Gradio apps of a machine share.
+        os.environ["GRADIO_TEMP_DIR"] = cache
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        study = load_study(args)
+        serve(build(load_host(args), load_reader(args), study), args.host, args.port or None, block=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""A blind preference study on the pictures of a batch: the page to vote on, and the report.
+
+python -m demos.study study
+python -m demos.study study --questions overall alignment text --raters ann bob --host 0.0.0.0 --password
+python -m demos.study study --report
+python -m demos.study --votes-for 53.8
+"""
+
+import argparse
+import getpass
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from commands.arguments import Parser, port, positive
+
+PASSWORD = "STUDY_PASSWORD"  # environment variable
+EVERYWHERE = ("0.0.0.0", "::", "[::]")  # hosts to serve at that are no address to go to
+QUESTIONS = ("overall", "alignment", "quality", "text")
+# Gradio would serve files, take uploads, and fetch any address for ``file=https://…``. This page needs none of it.
+NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
+
+
+def rate(text: str) -> float:
+    """Percent."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = 50.0
+    if not 0 < value < 100 or abs(value - 50) < 0.5:
+        raise argparse.ArgumentTypeError(f"must be percent from 0 to 100, at least 0.5 away from 50, got {text!r}")
+    return value
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, with everything checked that can be without loading anything heavy."""
+    parser = Parser(prog="demos.study", description=__doc__.splitlines()[0])
+    parser.add_argument("study", nargs="?", type=Path, help="folder that demos.batch wrote")
+    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=["overall"], help="about every pair")
+    parser.add_argument("--check-every", type=positive, default=12, metavar="N", help="pairs to an attention check")
+    parser.add_argument("--no-checks", action="store_true", help="ask no attention checks")
+    parser.add_argument("--raters", nargs="+", metavar="NAME", help="only these vote, each by a link; default: anyone")
+    parser.add_argument("--show-report", action="store_true", help="a tab with the results, for whoever opens the page")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
+    parser.add_argument("--port", type=port, default=7860)
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
+    parser.add_argument("--password", action="store_true", help=f"ask visitors for one: {PASSWORD}, or typed in here")
+    parser.add_argument("--report", action="store_true", help="write the report and the votes into the folder, and end")
+    parser.add_argument("--votes-for", type=rate, metavar="PERCENT", help="say how many votes find such a preference")
+    args = parser.parse_args(argv)
+    args.error = parser.error
+    if (args.study is None) == (args.votes_for is None):
+        parser.error("give either a study's folder or --votes-for PERCENT")
+    if len(set(args.questions)) != len(args.questions):
+        parser.error(f"argument --questions: must be distinct, got {args.questions}")
+    if not all(name.strip() for name in args.raters or []):
+        parser.error(f"argument --raters: must not be blank, got {args.raters}")
+    return args
+
+
+def ask_password(args: argparse.Namespace) -> str:
+    """From the environment or the terminal: one on the command line would be seen by every user of the machine."""
+    password = os.environ.get(PASSWORD) or (getpass.getpass("Password for visitors: ") if sys.stdin.isatty() else "")
+    if not password:
+        args.error(f"argument --password: set {PASSWORD}, there is no terminal to ask for it")
+    return password
+
+
+def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = False) -> str:
+    """Serves the page in threads of its own; returns the address that visitors reach it at."""
+    from starlette.middleware import Middleware
+
+    from ..refuse import Refuse, refuse_addresses
+
+    refuse_addresses(page)
+    _, local, shared = page.queue(max_size=256).launch(
+        server_name=args.host,
+        server_port=args.port or None,
+        share=args.share,
+        auth=None
+        if password is None
+        else (lambda user, given: secrets.compare_digest(given.encode(), password.encode())),
+        auth_message="Any name, and the password that you were given.",
+        prevent_thread_lock=True,
+        quiet=quiet,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size="1kb",  # there is nothing to upload
+        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
+    )
+    return (shared or local).rstrip("/")
+
+
+def links(address: str, host: str, invited: dict[str, str]) -> str:
+    """A line for each rater with their link. `address` is what `serve` returned, `invited` holds the raters' ids."""
+    lines = []
+    url = urlsplit(address)
+    if host in EVERYWHERE and url.hostname in ("localhost", "0.0.0.0", "::"):  # else it is shared
+        here = network_address()
+        address = f"{url.scheme}://{here}:{url.port}"
+        lines = [f"The links call this machine {here}; put another name there if raters reach it by another."]
+    return "\n".join(lines + [f"{name}: {address}/?rater={rater}" for name, rater in invited.items()])
+
+
+def network_address() -> str:
+    """This machine's address in its network, its name where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the route to the outside
+            return probe.getsockname()[0]
+        except OSError:
+            return socket.gethostname()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exits with code 2 and one line on stderr where an argument is wrong."""
+    args = parse(argv)
+    if args.votes_for is not None:
+        from .preference import votes_needed
+
+        print(votes_needed(args.votes_for / 100))
+        return
+    if args.report:
+        from . import report, report_page
+
+        try:
+            summary, paths = report.write(args.study)
+        except (OSError, ValueError) as error:
+            args.error(f"argument study: {error}")
+        print(report_page.text(summary), *paths, sep="\n")
+        return
+    password = ask_password(args) if args.password else None
+    with tempfile.TemporaryDirectory(prefix="study-") as cache:
+        os.environ["GRADIO_TEMP_DIR"] = cache  # the default is a folder that all Gradio apps of a machine share
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+        from . import page as study_page
+        from . import votes
+
+        try:
+            check_every = 0 if args.no_checks else args.check_every
+            page = study_page.build(args.study, args.questions, check_every, bool(args.raters), args.show_report)
+            store = votes.VoteStore(args.study)
+            invited = {name: store.invite(name) for name in args.raters or []}
+            store.close()
+        except (OSError, ValueError) as error:
+            args.error(f"argument study: {error}")
+        try:
+            address = serve(page, args, password)
+        except OSError as error:
+            args.error(f"argument --host, --port: cannot serve at {args.host}:{args.port}: {error}")
+        if invited:  # only now is it known where they lead to
+            print(links(address, args.host, invited), flush=True)
+        page.block_thread()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Scores of visual tokens inside a vision-language model or a vision encoder. They know what a `TokenContext` tells of
+the model, and nothing of the model itself, nor of how many tokens stay."""
+
+from .attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from .base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .baselines import RandomTokens, UniformTokens
+from .diversity import Diversity
+from .graph import WeightedPageRank
+from .raters import RaterAttention
+from .similarity import InstructionSimilarity
+from .transition import TokenTransition
+
+__all__ = [
+    "ClassTokenAttention",
+    "Diversity",
+    "Embeddings",
+    "InstructionAttention",
+    "InstructionSimilarity",
+    "LastTokenAttention",
+    "RandomTokens",
+    "RaterAttention",
+    "TokenContext",
+    "TokenEvaluator",
+    "TokenTransition",
+    "UniformTokens",
+    "WeightedPageRank",
+    "as_token_evaluator",
+]

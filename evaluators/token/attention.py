@@ -1,0 +1,43 @@
+"""Evaluators that read attention: how much of it a visual token receives, and from whom."""
+
+import torch
+
+from .base import TokenContext, TokenEvaluator
+
+
+class InstructionAttention(TokenEvaluator):
+    """IGA: attention that the layer about to run will give the token, mean over heads and over all text tokens after
+    the image (TransPrune, arXiv 2507.20630)."""
+
+    name = "instruction"
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        return context.need("attention", self.name)(context.instruction).mean(1)
+
+
+class LastTokenAttention(TokenEvaluator):
+    """Attention that the last token gave the token, mean over heads.
+
+    Args:
+        previous: in the layer that has just run (FastV, arXiv 2403.06764), else in the one about to run
+            (PyramidDrop, arXiv 2410.17247).
+    """
+
+    name = "last_token"
+
+    def __init__(self, previous: bool = True) -> None:
+        self.previous = previous
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        return context.need("attention", self.name)(context.last, previous=self.previous).mean(1)
+
+
+class ClassTokenAttention(TokenEvaluator):
+    """Attention of the vision encoder's class token to the token, summed over heads (VisionZip, arXiv 2412.04467,
+    "dominant tokens")."""
+
+    name = "class_token"
+    reads_encoder = True
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        return context.need("encoder_attention", self.name)()

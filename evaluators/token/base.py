@@ -1,0 +1,124 @@
+"""Token evaluators: the evaluator interface on visual tokens inside a language model or a vision encoder.
+
+Candidates are the visual tokens ``(batch, tokens, dim)`` as they are at one depth; rows with fewer visual tokens are
+padded, `TokenContext.valid` says where. Scores are ``(batch, tokens)``, higher is better kept. See `base`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from ..base import Calibration, Evaluator, FunctionEvaluator
+
+
+class Received(Protocol):
+    """``(queries, previous=False)``: see `TokenContext.attention`."""
+
+    def __call__(self, queries: torch.Tensor, previous: bool = False) -> torch.Tensor: ...
+
+
+class Embeddings(NamedTuple):
+    """What the first layer was given, before anything was dropped.
+
+    Attributes:
+        tokens, valid: all visual tokens of each row ``(batch, n, dim)``, and which are no padding ``(batch, n)``.
+        words, spoken: the instruction of each row ``(batch, m, dim)``, and which are no padding ``(batch, m)``.
+    """
+
+    tokens: torch.Tensor
+    valid: torch.Tensor
+    words: torch.Tensor
+    spoken: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TokenContext:
+    """What the host knows about the visual tokens at one depth. Everything costly is a function, called if needed.
+
+    Attributes:
+        layer: layers that have run; 0 is before the first.
+        valid: ``(batch, tokens)``, False where a row is padded.
+        keep: ``(batch,)``, how many tokens of each row will stay.
+        ordinal: ``(batch, tokens)``, the index of a token among all visual tokens that its row began with.
+        states: ``(batch, length, dim)``, the whole sequence as it is now.
+        instruction: ``(batch, length)``, True at the text after the last visual token.
+        last: ``(batch, length)``, True at the last token.
+        embeddings: `Embeddings`. Its words are those of `instruction`, in order.
+        accumulated: by evaluator name, what its `observe` returned, summed over the layers run ``(batch, tokens)``.
+        attention: given a mask of queries ``(batch, length)``, the attention weight that each token receives, averaged
+            over these queries, ``(batch, heads, tokens)``; zero in a row without queries. The layer is the one that
+            runs next, with ``previous=True`` the one that has just run.
+        attention_matrix: of the layer that has just run, among the candidates only, ``(batch, heads, tokens, tokens)``,
+            rows are queries. Vision encoders only.
+        keys: of the layer that runs next, before any rotation, ``(batch, tokens, heads · head dim)``.
+        encoder_attention: attention of the vision encoder's class token to each token, summed over heads,
+            ``(batch, tokens)``; where the encoder itself is pruned, in the layer that has just run.
+        encoder_keys: keys of that layer of the vision encoder, mean over heads, ``(batch, tokens, head dim)``.
+    """
+
+    layer: int
+    valid: torch.Tensor
+    keep: torch.Tensor
+    ordinal: torch.Tensor
+    states: torch.Tensor | None = None
+    instruction: torch.Tensor | None = None
+    last: torch.Tensor | None = None
+    embeddings: Callable[[], Embeddings] | None = None
+    accumulated: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    attention: Received | None = None
+    attention_matrix: Callable[[], torch.Tensor] | None = None
+    keys: Callable[[], torch.Tensor] | None = None
+    encoder_attention: Callable[[], torch.Tensor] | None = None
+    encoder_keys: Callable[[], torch.Tensor] | None = None
+
+    def need(self, attribute: str, reader: str) -> Callable | torch.Tensor:
+        """The attribute, which this host may lack.
+
+        Raises:
+            ValueError: it does.
+        """
+        value = getattr(self, attribute)
+        if value is None:
+            raise ValueError(f"{reader!r} reads `{attribute}`, which this model does not provide.")
+        return value
+
+
+class TokenEvaluator:
+    """What every evaluator of this package that scores tokens shares. Subclasses give `name` and `__call__`.
+
+    One that follows tokens through layers also gives ``layers = (first, last)``, counted from 1, and
+    ``observe(x, y, valid) -> (batch, length)``: the host calls it after the attention block and after the MLP block of
+    each of these layers with the block's input (normalised) and output ``(batch, length, dim)``, of the whole sequence
+    as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding. What it returns for visual
+    tokens is summed in `TokenContext.accumulated`.
+
+    One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
+    """
+
+    name: str
+    space = "tokens"
+    needs_prompt = False
+    in_channels: int | None = None
+    calibration: Calibration | None = None
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def as_token_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
+    """Passes a token evaluator through and wraps a plain ``function(tokens, context) -> scores``.
+
+    Raises:
+        TypeError: `evaluator` is not callable.
+        ValueError: it declares another `space` than "tokens".
+    """
+    if not isinstance(evaluator, Evaluator):
+        if not callable(evaluator):
+            raise TypeError(f"`evaluators` must hold evaluators or functions, got {type(evaluator).__name__}.")
+        name = getattr(evaluator, "__name__", type(evaluator).__name__)
+        evaluator = FunctionEvaluator(evaluator, name, getattr(evaluator, "space", "tokens"))
+    if evaluator.space != "tokens":
+        raise ValueError(f"`space` of evaluator {evaluator.name!r} must be 'tokens', got {evaluator.space!r}.")
+    return evaluator

@@ -1,0 +1,7 @@
+"""Which visual tokens stay: schedules, top-k, merging, and the published methods by name. It knows scores and counts,
+not the model that tokens leave."""
+
+from .presets import TOKEN_PRESETS
+from .pruning import TokenPruning
+
+__all__ = ["TOKEN_PRESETS", "TokenPruning"]

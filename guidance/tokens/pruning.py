@@ -1,0 +1,193 @@
+"""Which visual tokens stay: how many after each layer, the best of them, and what becomes of the others."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from evaluators.base import Evaluator, score
+from evaluators.combine import by_share, combine
+from evaluators.token.base import TokenContext, as_token_evaluator
+from evaluators.token.baselines import UniformTokens
+
+
+def check_keep(keep: Mapping[int, float | int]) -> dict[int, float | int]:
+    """Layer to share (float) or count (int), sorted by layer.
+
+    Raises:
+        ValueError: empty; a layer that is not an integer of at least 0; a share outside (0, 1] or a count below 1; more
+            kept after a later layer than after an earlier one.
+    """
+    if not isinstance(keep, Mapping) or not keep:
+        raise ValueError(f"`keep` must map layers to a share or a count, at least one, got {keep!r}.")
+    for layer, value in keep.items():
+        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+            raise ValueError(f"`keep` must have layers of at least 0, got {layer!r}.")
+        share = isinstance(value, float) and 0 < value <= 1
+        count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not share and not count:
+            raise ValueError(f"`keep` must be a share in (0, 1] or a whole number of tokens, got {value!r}.")
+    ordered = dict(sorted(keep.items()))
+    for kind in (float, int):
+        values = [v for v in ordered.values() if isinstance(v, kind)]
+        if values != sorted(values, reverse=True):
+            raise ValueError(f"`keep` must not grow with depth, for dropped tokens do not come back, got {ordered}.")
+    return ordered
+
+
+def keep_count(keep: float | int, total: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """How many tokens of each row stay ``(batch,)``: at least 1 where there is any, at most those present.
+
+    Args:
+        keep: a share of `total`, rounded half up, or a count.
+        total: visual tokens that each row began with, ``(batch,)``.
+        present: visual tokens that are left, ``(batch,)``.
+    """
+    wanted = torch.full_like(total, keep) if isinstance(keep, int) else (total.float() * keep + 0.5).long().clamp(min=1)
+    return torch.minimum(wanted, present)
+
+
+def top_k(scores: torch.Tensor, valid: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The `keep` ``(batch,)`` best valid tokens of each row as a mask ``(batch, tokens)``; of equals, the earlier."""
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return (order.argsort(dim=1) < keep[:, None]) & valid
+
+
+def drop_similar(scores: torch.Tensor, features: torch.Tensor, valid: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    """The S-stage (Zero-TPrune, arXiv 2305.17328): drops tokens that another one already says.
+
+    Tokens ordered by score are split alternately into two groups; each token of the group that begins with the second
+    best is matched with the most similar one (cosine) of the other, and the `drop` most similar of them go.
+
+    Args:
+        scores: importance ``(batch, tokens)``.
+        features: what is compared, ``(batch, tokens, dim)``; the paper takes the keys.
+        valid: ``(batch, tokens)``.
+        drop: how many go, ``(batch,)``; no more than half of the valid ones can.
+
+    Returns:
+        What stays, ``(batch, tokens)`` bool.
+    """
+    rank = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    kept_group, other = valid & (rank % 2 == 0), valid & (rank % 2 == 1)
+    unit = F.normalize(features.float(), dim=-1)
+    closest = (unit @ unit.transpose(1, 2)).masked_fill(~kept_group[:, None], -torch.inf).amax(-1)
+    return valid & ~top_k(closest, other, torch.minimum(drop, other.sum(1)))
+
+
+def evenly(valid: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """`count` ``(batch,)`` of the valid tokens of each row, in equal steps from the first, ``(batch, tokens)`` bool."""
+    step = (valid.sum(1) // count.clamp(min=1)).clamp(min=1)[:, None]
+    rank = valid.cumsum(1) - 1
+    return valid & (rank % step == 0) & (rank // step < count[:, None])
+
+
+def merge_dropped(
+    tokens: torch.Tensor, dropped: torch.Tensor, into: torch.Tensor, features: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Each dropped token joins the one of `into` most similar to it (cosine), which becomes the mean of those it has.
+
+    Args:
+        tokens: ``(batch, tokens, dim)``.
+        dropped: ``(batch, tokens)``, those that join another.
+        into: ``(batch, tokens)``, those that can be joined; a row without any is left as it is.
+        features: what is compared, ``(batch, tokens, any)``; the tokens themselves by default.
+
+    Returns:
+        ``(batch, tokens, dim)``, changed only where `into` is true.
+    """
+    unit = F.normalize((tokens if features is None else features).float(), dim=-1)
+    target = (unit @ unit.transpose(1, 2)).masked_fill(~into[:, None], -torch.inf).argmax(-1)
+    joins = (dropped & into.any(1, keepdim=True)).float()
+    total = tokens.float().scatter_add(1, target[..., None].expand_as(tokens), tokens.float() * joins[..., None])
+    count = torch.ones_like(joins).scatter_add(1, target, joins)
+    return torch.where((count > 1)[..., None], total / count[..., None], tokens.float()).to(tokens.dtype)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `TokenPruning.decide` says of tokens ``(batch, tokens)``.
+
+    Attributes:
+        stays: which stay.
+        into: which of them take up the dropped (`merge_dropped`); `None` where nothing is merged.
+        scores: name to scores of each evaluator.
+        total: what they were chosen by.
+    """
+
+    stays: torch.Tensor
+    into: torch.Tensor | None
+    scores: dict[str, torch.Tensor]
+    total: torch.Tensor
+
+
+class TokenPruning:
+    """What is dropped, and when.
+
+    Args:
+        evaluators: token evaluators or plain functions (`evaluators.token.base`), with distinct names.
+        keep: after how many layers, which share (float, of the visual tokens the row began with) or number (int) of
+            visual tokens stays; 0 is before the first layer. See `check_keep`.
+        weights: factor of an evaluator by name; 1 where absent. See `evaluators.combine`.
+        similar: share in [0, 1] of what is dropped that goes because a better token says the same, before the rest goes
+            by score (`drop_similar`).
+        merge: whether dropped tokens are averaged into the kept ones most similar to them (`merge_dropped`).
+        contextual: share in [0, 1) of the kept tokens that are not the best ones but evenly spaced among the others,
+            and take up all that is dropped (VisionZip, arXiv 2412.04467).
+
+    Raises:
+        ValueError: an argument outside what is said here. TypeError: an evaluator that is none.
+    """
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator | Callable],
+        keep: Mapping[int, float | int],
+        weights: Mapping[str, float] | None = None,
+        similar: float = 0.0,
+        merge: bool = False,
+        contextual: float = 0.0,
+    ) -> None:
+        panel = [as_token_evaluator(e) for e in evaluators]
+        self.evaluators = {e.name: e for e in panel}
+        self.keep, self.weights = check_keep(keep), dict(weights or {})
+        self.similar, self.merge, self.contextual = similar, merge, contextual
+        if not panel or len(self.evaluators) != len(panel):
+            raise ValueError(f"`evaluators` must be at least one, with distinct names, got {[e.name for e in panel]}.")
+        if unknown := set(self.weights) - set(self.evaluators):
+            raise ValueError(f"`weights` names no evaluator: {sorted(unknown)}; there are {sorted(self.evaluators)}.")
+        if bad := {k: v for k, v in self.weights.items() if not 0 <= v < float("inf")}:
+            raise ValueError(f"`weights` must be finite and at least 0, got {bad}.")
+        if not 0 <= similar <= 1:
+            raise ValueError(f"`similar` must be a share in [0, 1], got {similar!r}.")
+        if not 0 <= contextual < 1:
+            raise ValueError(f"`contextual` must be a share in [0, 1), got {contextual!r}.")
+
+    def with_keep(self, keep: Mapping[int, float | int]) -> "TokenPruning":
+        """The same with another schedule."""
+        panel = list(self.evaluators.values())
+        return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual)
+
+    def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
+        """What stays of `tokens` ``(batch, tokens, dim)``. A score that is not finite counts as the lowest. In a row of
+        which no evaluator says anything, evenly spaced tokens stay."""
+        scores = {}
+        for name, evaluator in self.evaluators.items():
+            values = score(evaluator, tokens, context).masked_fill(~context.valid, 0.0)
+            bad = ~values.isfinite()
+            least = values.masked_fill(bad, torch.inf).amin(1, keepdim=True)
+            scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
+        total, _ = combine(scores, self.weights, by_share(context.valid))
+        total = torch.where(total.any(1, keepdim=True), total, UniformTokens()(tokens, context))
+        left, keep = context.valid, context.keep
+        if self.similar:
+            drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()
+            left = drop_similar(total, context.need("keys", "similar")(), left, drop)
+        spaced = (keep.float() * self.contextual + 0.5).long()
+        stays = top_k(total, left, keep - spaced)
+        into = stays if self.merge else None
+        if self.contextual:
+            into = evenly(left & ~stays, spaced)
+            stays = stays | into
+        return Decision(stays, into, scores, total)

@@ -1,0 +1,93 @@
+"""What evaluators are told about the visual tokens inside a language model."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from evaluators.token.base import Embeddings, TokenContext
+
+from .attention import attention_received, compact, take
+from .reader import ClassTokenReader
+from .run import Run, Stage
+
+
+def text_after(visual: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Which tokens of a row come after its last visual one, ``(batch, length)`` bool; none where it has no visual one.
+
+    Args:
+        visual: ``(batch, length)``, which tokens are visual.
+        present: ``(batch, length)``, which are no padding.
+    """
+    position = torch.arange(visual.shape[1], device=visual.device)
+    final = torch.where(visual, position, -1).amax(1, keepdim=True)
+    return present & (position > final) & (final >= 0)
+
+
+def token_context(
+    run: Run,
+    index: int,
+    states: torch.Tensor,
+    keep: torch.Tensor,
+    layers: nn.ModuleList,
+    stage_of: Callable[[torch.Tensor | None], Stage],
+    reader: ClassTokenReader | None,
+) -> TokenContext:
+    """The context of a pruning before layer `index`.
+
+    Args:
+        states: present, ``(batch, n, dim)``.
+        keep: how many visual tokens of each row will stay, ``(batch,)``.
+        layers: of the decoder.
+        stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
+        reader: gives what the vision encoder knows, `None` where nobody asks.
+    """
+    place, valid = run.candidates()
+    slots, present = run.chunk(), run.present()
+    origin = slots.clamp(min=0).gather(1, place)  # in the chunk
+    position = torch.arange(slots.shape[1], device=slots.device)
+
+    def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
+        if previous and run.previous is None:
+            raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
+        at = index - previous
+        cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
+        keys = cached.keys if cached is not None and cached.is_initialized else None
+        if previous and keys is not None:  # that layer has already cached this chunk
+            keys = keys[..., : -slots.shape[1], :]
+        stage = stage_of(getattr(cached, "kept", None))
+        asked = run.previous if previous else states
+        received = attention_received(layers[at], asked, stage.rotary, queries, stage.valid, keys)
+        offset = stage.valid.shape[1] - slots.shape[1]
+        return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
+
+    def embeddings() -> Embeddings:
+        tokens, real = compact(run.visual)
+        words, spoken = compact(text_after(run.visual, run.real[:, run.seen :]))
+        return Embeddings(take(run.embeds, tokens), real, take(run.embeds, words), spoken)
+
+    def keys() -> torch.Tensor:
+        layer = layers[index]
+        return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
+
+    def encoder_attention() -> torch.Tensor:
+        return reader(run.visual)[0].gather(1, origin).masked_fill(~valid, 0.0)
+
+    def encoder_keys() -> torch.Tensor:
+        return take(reader(run.visual)[1], origin)
+
+    return TokenContext(
+        layer=index,
+        valid=valid,
+        keep=keep,
+        ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
+        states=states,
+        instruction=text_after(run.at_slots(run.visual), present),
+        last=position == torch.where(present, position, -1).amax(1, keepdim=True),
+        embeddings=embeddings,
+        accumulated=run.accumulated,
+        attention=attention,
+        keys=keys,
+        encoder_attention=encoder_attention if reader is not None else None,
+        encoder_keys=encoder_keys if reader is not None else None,
+    )

@@ -1,0 +1,286 @@
+"""The one mechanism: how visual tokens leave the sequence between two layers of a stock decoder.
+
+A decoder's loop is ``for layer in layers: states = layer(states, mask, rotary, cache)``. While pruning is on, a hook in
+front of each layer at which tokens are dropped hands on fewer states, and in front of each layer after it replaces the
+mask and the rotary cosines by those of the tokens that are left. The layers' caches then hold what reached them
+(`PrunedLayer`), which is all that decoding needs to build its masks. No modelling code is copied.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+
+from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
+
+from .attention import compact, take
+from .cache import PrunedLayer, check_cache, kept_in
+from .context import token_context
+from .reader import ClassTokenReader
+from .run import PruningTrace, Run, Stage
+
+DECODERS = (
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen2VLDecoderLayer",
+    "Qwen2_5_VLDecoderLayer",
+)
+
+
+class DecoderPruner:
+    """The hooks on one language model.
+
+    Args:
+        host: the vision-language model without its head, whose config names the ids of visual tokens.
+        language_model: its decoder, with `layers` of one of `DECODERS` and `rotary_emb`.
+        pruning: what to drop.
+        renumber: whether the tokens left are given contiguous positions, as TransPrune does; by default each keeps its
+            own.
+        reader: gives what the vision encoder knows, where an evaluator reads it.
+
+    Raises:
+        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names, or
+            is spread over several devices.
+    """
+
+    def __init__(
+        self,
+        host: nn.Module,
+        language_model: nn.Module,
+        pruning: TokenPruning,
+        renumber: bool = False,
+        reader: ClassTokenReader | None = None,
+    ) -> None:
+        config = language_model.config
+        kind = type(language_model.layers[0]).__name__
+        if kind not in DECODERS:
+            raise ValueError(f"`model` has decoder layers {kind}, supported are {', '.join(DECODERS)}.")
+        kinds = getattr(config, "layer_types", None) or ()
+        if "sliding_attention" in kinds or getattr(config, "sliding_window", None):
+            raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
+        depth = len(language_model.layers)
+        if (deepest := max(pruning.keep)) >= depth:
+            raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
+        for e in pruning.evaluators.values():
+            if hasattr(e, "observe") and e.layers[1] > depth:
+                raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
+        if len({p.device for p in language_model.layers.parameters()}) > 1:
+            raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
+        if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
+            raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
+        self.model, self.pruning, self.renumber = language_model, pruning, renumber
+        self.host, self.reader = host, reader
+        self.signature = inspect.signature(host.forward)
+        self.visual: torch.Tensor | None = None  # of the chunk about to run
+        self.run: Run | None = None
+        self.last: PruningTrace | None = None
+        self.handles: list[Any] = []
+
+    # -------------------------------------------------------------------------------------------------- hooks
+
+    def attach(self) -> None:
+        hooks = self.handles
+        hooks.append(self.host.register_forward_pre_hook(self.before_host, with_kwargs=True))
+        hooks.append(self.model.register_forward_pre_hook(self.before_model, with_kwargs=True))
+        hooks.append(self.model.register_forward_hook(self.after_model))
+        for index, layer in enumerate(self.model.layers):
+            hooks.append(layer.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
+            watching = [
+                e
+                for e in self.pruning.evaluators.values()
+                if hasattr(e, "observe") and e.layers[0] <= index + 1 <= e.layers[1]
+            ]
+            if watching:
+                for block in (layer.self_attn, layer.mlp):
+                    hooks.append(block.register_forward_hook(self.after_block(watching), with_kwargs=True))
+        if self.reader is not None:
+            self.reader.attach()
+
+    def detach(self) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+        self.visual = self.run = None
+        if self.reader is not None:
+            self.reader.detach()
+
+    def before_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Finds which tokens of the chunk about to run are visual, as the host itself does."""
+        call = self.signature.bind(*args, **kwargs).arguments
+        ids, embeds = call.get("input_ids"), call.get("inputs_embeds")
+        self.visual = None
+        if self.reader is not None:
+            self.reader.begin(call)
+        given = ids if ids is not None else embeds
+        if given is None or given.shape[1] == 1:
+            return
+        names = ("image_token_id", "video_token_id")
+        tokens = [t for n in names if (t := getattr(self.host.config, n, None)) is not None]
+        marks = torch.tensor(tokens, device=given.device)
+        if ids is not None:
+            self.visual = torch.isin(ids, marks)
+        else:
+            marks = self.host.get_input_embeddings()(marks).to(embeds)
+            self.visual = (embeds[:, :, None] == marks).all(-1).any(-1)
+
+    def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        embeds, cache, mask = (kwargs.get(k) for k in ("inputs_embeds", "cache", "attention_mask"))
+        visual, self.visual, self.run = self.visual, None, None
+        if embeds is None:
+            return
+        check_cache(cache)
+        seen, (batch, length) = cache.get_seq_length() if cache is not None else 0, embeds.shape[:2]
+        if mask is None:
+            mask = torch.ones(batch, seen + length, device=embeds.device)
+        if not isinstance(mask, torch.Tensor) or mask.shape != (batch, seen + length):
+            got = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise ValueError(f"`attention_mask` must be (batch, all tokens) = {(batch, seen + length)}, got {got}.")
+        real = mask.to(embeds.device).bool()
+        if visual is not None:
+            visual = visual.to(embeds.device) & real[:, seen:]
+            visual = visual if visual.any() else None
+        self.run = Run(seen, length, real, embeds, visual)
+        if visual is not None:
+            self.last = PruningTrace(visual)
+
+    def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Files what the caches hold, and puts the states back where they came from: zero where dropped."""
+        run, self.run = self.run, None
+        if run is None:
+            return None
+        if run.cache is not None:
+            for index, kept in run.kept.items():
+                run.cache.layers[index] = PrunedLayer(run.cache.layers[index], kept, run.seen + run.length)
+        if run.slots is None:
+            return None
+        states = output[0]
+        full = states.new_zeros(states.shape[0], run.length + 1, states.shape[2])
+        slots = run.slots.to(states.device)
+        full.scatter_(1, slots.where(slots >= 0, run.length)[..., None].expand_as(states), states)
+        full = full[:, : run.length]
+        if isinstance(output, tuple):
+            return (full, *output[1:])
+        output.last_hidden_state = full
+        return output
+
+    def after_block(self, watching: list[Any]) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            run = self.run
+            if run is None or run.visual is None:
+                return
+            x = args[0] if args else kwargs["hidden_states"]
+            y = output[0] if isinstance(output, tuple) else output
+            present, (index, valid) = run.present(), run.candidates()
+            for evaluator in watching:
+                with torch.no_grad():  # checkpointed layers run again, and then nobody looks
+                    values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
+                values = values.gather(1, index).masked_fill(~valid, 0.0)
+                run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
+
+        return hook
+
+    def before_layer(self, index: int) -> Callable:
+        def hook(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+            run = self.run
+            if run is None:
+                return None
+            states = args[0] if args else kwargs["hidden_states"]
+            run.cache = kwargs.get("cache")
+            if run.visual is not None:
+                if index in self.pruning.keep:
+                    states = self.prune(run, index, states, kwargs)
+                run.previous = states if index + 1 in self.pruning.keep else None
+            past = kept_in(run.cache, index)
+            if run.slots is None and past is None:
+                return None
+            stage = self.stage(run, past, states, kwargs)
+            run.kept[index] = stage.kept
+            # `position_ids` is read by FlashAttention alone, which would take a gap for the start of another sequence.
+            changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
+            if args:
+                return (states, *args[1:]), {**kwargs, **changed}
+            return args, {**kwargs, **changed, "hidden_states": states}
+
+        return hook
+
+    # ------------------------------------------------------------------------------------- what the hooks need
+
+    def stage(self, run: Run, past: torch.Tensor | None, states: torch.Tensor, kwargs: dict[str, Any]) -> Stage:
+        """Mask and rotary embeddings for the present states after the cached tokens `past`."""
+        if run.stage is not None and run.stage.past is past:
+            return run.stage
+        slots = run.chunk()
+        batch, length = slots.shape
+        if past is None:
+            past_slots = torch.arange(run.seen, device=slots.device).expand(batch, -1)
+        else:
+            past_slots = past.to(slots.device)
+        kept = torch.cat([past_slots, torch.where(slots < 0, -1, slots + run.seen)], 1)
+        valid = run.real.gather(1, kept.clamp(min=0)) & (kept >= 0)
+        config = self.model.config
+        mask = ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
+            batch_size=batch,
+            q_length=length,
+            kv_length=kept.shape[1],
+            q_offset=kept.shape[1] - length,
+            kv_offset=0,
+            mask_function=causal_mask_function,
+            attention_mask=valid,
+            allow_is_causal_skip=True,
+            dtype=states.dtype,
+            config=config,
+            device=states.device,
+        )
+        rotary = kwargs["position_embeddings"]
+        if self.renumber:
+            gone = run.real.cumsum(1).gather(1, kept.clamp(min=0)) - valid.cumsum(1)
+            positions = kwargs["position_ids"].expand(batch, -1).gather(1, slots.clamp(min=0)) - gone[:, -length:]
+            rotary = self.model.rotary_emb(states, positions.clamp(min=0))
+        elif run.slots is not None:
+            rotary = tuple(take(part.expand(batch, -1, -1), slots.clamp(min=0)) for part in rotary)
+        run.stage = Stage(past, kept, valid, mask, rotary)
+        return run.stage
+
+    def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
+        """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
+        place, valid = run.candidates()
+        total, present = run.visual.sum(1), valid.sum(1)
+        keep = keep_count(self.pruning.keep[index], total, present)
+        if bool((keep == present).all()):
+            return states
+        tokens = take(states, place)
+
+        def stage_of(past: torch.Tensor | None) -> Stage:
+            own, stage = run.stage, self.stage(run, past, states, kwargs)
+            run.stage = own
+            return stage
+
+        context = token_context(run, index, states, keep, self.model.layers, stage_of, self.reader)
+        with torch.no_grad():
+            decision = self.pruning.decide(tokens, context)
+        stays = decision.stays
+        if decision.into is not None:
+            features = context.encoder_keys() if context.encoder_keys is not None else None
+            merged = merge_dropped(tokens, valid & ~stays, decision.into, features)
+            merged = torch.where(valid.to(merged.device)[..., None], merged, tokens)
+            states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
+
+        slots = run.chunk()
+        alive = run.present()
+        dropped = torch.zeros_like(alive).scatter_(1, place, valid & ~stays)
+        alive &= ~dropped
+        length = int(alive.sum(1).max())
+        order = alive.to(torch.uint8).argsort(dim=1, stable=True)[:, -length:]  # empty slots first: left padding
+        run.slots = torch.where(alive.gather(1, order), slots.gather(1, order), -1)
+        survivors, _ = compact(stays)
+        run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
+        run.places = run.stage = None
+
+        marks = torch.zeros(run.visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
+        marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)
+        self.last.kept[index] = run.visual & marks[:, :-1]
+        self.last.decisions[index] = decision
+        return take(states, order)

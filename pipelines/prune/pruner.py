@@ -1,0 +1,148 @@
+"""Visual-token pruning for stock transformers vision-language models."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from guidance.tokens.presets import TOKEN_PRESETS
+from guidance.tokens.pruning import TokenPruning, check_keep
+
+from .decoder import DecoderPruner
+from .encoder import ENCODERS, EncoderPruner
+from .reader import ClassTokenReader
+from .run import PruningTrace
+
+# model_type -> the attribute that holds the language model
+HOSTS = {
+    "llava": "language_model",
+    "llava_next": "language_model",
+    "qwen2_vl": "language_model",
+    "qwen2_5_vl": "language_model",
+    "idefics3": "text_model",
+    "smolvlm": "text_model",
+}
+ENCODER_KINDS = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "vit")
+POSITIONS = ("original", "renumbered")
+_PRUNED: WeakSet[nn.Module] = WeakSet()
+
+
+def prune(
+    model: nn.Module,
+    method: str | TokenPruning = "transprune",
+    keep: Mapping[int, float | int] | float | int | None = None,
+    positions: str = "original",
+) -> "Pruner":
+    """Prunes visual tokens in every forward of `model` while in force: they leave the sequence, so prefill FLOPs, KV
+    cache and time all drop. A vision encoder on its own can be pruned too.
+
+    Example::
+
+        with prune(model, "transprune") as pruner:
+            model.generate(**inputs)
+        print(pruner.last.kept)
+
+    Any batch size, left or right padding, several images, rows of text only, with or without KV cache (a
+    ``DynamicCache``), beam search, a cache reused over turns, any attention implementation. Rows that keep fewer tokens
+    are padded and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is
+    zero. A cache made while pruning can be continued only while pruning.
+
+    Without a KV cache every step decides anew, and methods that read the text (all but divprune, visionzip, random and
+    uniform) then see what was written so far. Layers spread over several devices are not supported.
+
+    Args:
+        model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP
+            or ViT, see `EncoderPruner`.
+        method: a name in `TOKEN_PRESETS` or a `TokenPruning`.
+        keep: replaces the method's schedule: layers run to share or count, see `TokenPruning`; or one share or count
+            for its last stage, where earlier stages keep no smaller share.
+        positions: "original", every token keeps its position, or "renumbered", positions are made contiguous after each
+            pruning (TransPrune, arXiv 2507.20630); the latter is not for Qwen-VL, nor for vision encoders.
+
+    Returns:
+        A `Pruner`: a context manager, or call its `enable` and `disable`.
+
+    Raises:
+        ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
+            have; a share outside (0, 1]; a layer outside the model; on entering, `model` is already pruned; from the
+            model's forward, a cache or mask of another kind.
+        TypeError: `method` is neither a name nor a `TokenPruning`.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if positions not in POSITIONS:
+        raise ValueError(f"`positions` must be one of {POSITIONS}, got {positions!r}.")
+    if kind not in HOSTS and isinstance(model, nn.Module):
+        encoder = next((m for m in model.modules() if type(m).__name__ in ENCODERS), None)
+        if encoder is not None and kind in ENCODER_KINDS:
+            if positions != "original":
+                raise ValueError("`positions` must be 'original' for a vision encoder.")
+            depth = encoder.config.num_hidden_layers
+            return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
+    if kind not in HOSTS:
+        if not any(hasattr(getattr(model, "config", None), f"image_token_{n}") for n in ("id", "index")):
+            raise ValueError(f"`model` {kind} has no visual tokens to prune: it is not a vision-language model.")
+        raise ValueError(f"`model` {kind} is not supported, supported are {', '.join((*HOSTS, *ENCODER_KINDS))}.")
+    host = next(m for m in model.modules() if HOSTS[kind] in m._modules)  # also inside a wrapper
+    language_model = getattr(host, HOSTS[kind])
+    pruning = _method(method, keep, len(language_model.layers))
+    readers = [e for e in pruning.evaluators.values() if getattr(e, "reads_encoder", False)]
+    reader = ClassTokenReader(host) if readers else None
+    return Pruner(host, DecoderPruner(host, language_model, pruning, positions == "renumbered", reader))
+
+
+def _method(method: str | TokenPruning, keep: Any, depth: int) -> TokenPruning:
+    if isinstance(method, str):
+        if method not in TOKEN_PRESETS:
+            raise ValueError(f"`method` must be one of {', '.join(TOKEN_PRESETS)}, got {method!r}.")
+        method = TOKEN_PRESETS[method](depth)
+    if not isinstance(method, TokenPruning):
+        raise TypeError(f"`method` must be a name or a TokenPruning, got {type(method).__name__}.")
+    if keep is None:
+        return method
+    if not isinstance(keep, Mapping):
+        check_keep({0: keep})
+        *earlier, last = method.keep
+        lifted = {n: max(method.keep[n], keep) if isinstance(keep, float) else method.keep[n] for n in earlier}
+        keep = lifted | {last: keep}
+    return method.with_keep(keep)
+
+
+class Pruner:
+    """Pruning of one model, on or off.
+
+    Attributes:
+        pruning: what is dropped.
+        last: `PruningTrace` of the last forward with visual tokens, `None` before the first.
+    """
+
+    def __init__(self, model: nn.Module, hooks: DecoderPruner | EncoderPruner) -> None:
+        self.model, self.hooks = model, hooks
+        self.pruning = hooks.pruning
+        self.enabled = False
+
+    @property
+    def last(self) -> PruningTrace | None:
+        return self.hooks.last
+
+    def enable(self) -> "Pruner":
+        """Raises ValueError where the model is already pruned."""
+        if self.model in _PRUNED:
+            raise ValueError("`model` is already pruned: disable that first, for prunings cannot be nested.")
+        _PRUNED.add(self.model)
+        self.hooks.attach()
+        self.enabled = True
+        return self
+
+    def disable(self) -> None:
+        """Leaves the model as it was. Does nothing where pruning is off."""
+        if self.enabled:
+            self.hooks.detach()
+            _PRUNED.discard(self.model)
+            self.enabled = False
+
+    def __enter__(self) -> "Pruner":
+        return self.enable()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.disable()

@@ -1,0 +1,89 @@
+"""What the hooks of one pruned forward share, and what is kept of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from guidance.tokens.pruning import Decision
+
+from .attention import compact
+
+
+@dataclass
+class Stage:
+    """Layers between two prunings see the same sequence: what their hooks hand them."""
+
+    past: torch.Tensor | None
+    kept: torch.Tensor
+    valid: torch.Tensor
+    mask: Any
+    rotary: tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Run:
+    """One forward of the language model over a chunk of the sequence (the prompt, a new turn, or one new token).
+
+    Attributes:
+        seen, length: tokens before the chunk and in it, as the unpruned model counts.
+        real: ``(batch, seen + length)``, False at padding.
+        embeds: what the first layer was given, ``(batch, length, dim)``.
+        visual: ``(batch, length)``, `None` where the chunk has no visual token.
+        slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
+        places: what `candidates` found; `None` until asked.
+        accumulated: see `TokenContext`.
+        stage: of the last layer that had one.
+        kept: by layer index, `PrunedLayer.kept` after this forward.
+        previous: states that the previous layer was given, kept where it is asked for.
+    """
+
+    seen: int
+    length: int
+    real: torch.Tensor
+    embeds: torch.Tensor
+    visual: torch.Tensor | None
+    slots: torch.Tensor | None = None
+    places: tuple[torch.Tensor, torch.Tensor] | None = None
+    accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
+    stage: Stage | None = None
+    kept: dict[int, torch.Tensor] = field(default_factory=dict)
+    cache: Cache | None = None
+    previous: torch.Tensor | None = None
+
+    def chunk(self) -> torch.Tensor:
+        """`slots`, also where nothing was pruned."""
+        if self.slots is not None:
+            return self.slots
+        return torch.arange(self.length, device=self.real.device).expand(self.real.shape[0], -1)
+
+    def at_slots(self, values: torch.Tensor) -> torch.Tensor:
+        """Chunk values ``(batch, length)`` at the present states ``(batch, n)``; zero or False at empty ones."""
+        slots = self.chunk()
+        return values.gather(1, slots.clamp(min=0)).masked_fill(slots < 0, 0)
+
+    def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices of the visual states among the present ones and which are real, both ``(batch, tokens)``."""
+        if self.places is None:
+            self.places = compact(self.at_slots(self.visual))
+        return self.places
+
+    def present(self) -> torch.Tensor:
+        """Which of the present states are tokens, neither padding nor empty, ``(batch, n)`` bool."""
+        return self.at_slots(self.real[:, self.seen :])
+
+
+@dataclass(frozen=True)
+class PruningTrace:
+    """What one forward dropped.
+
+    Attributes:
+        visual: ``(batch, length)``, where the visual tokens were in the input.
+        kept: by layers run, where anything was dropped, ``(batch, length)``: where those that stayed were.
+        decisions: by layers run, what `TokenPruning.decide` said of the visual tokens present then, in order.
+    """
+
+    visual: torch.Tensor
+    kept: dict[int, torch.Tensor] = field(default_factory=dict)
+    decisions: dict[int, Decision] = field(default_factory=dict)

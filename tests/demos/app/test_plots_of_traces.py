@@ -1,0 +1,52 @@
+"""The app's plots hold what the trace says."""
+
+import numpy as np
+import pytest
+import torch
+
+from demos.app import plots
+from guidance import GuidanceTrace
+
+
+@pytest.fixture
+def trace():
+    """Three steps: searched, kept, searched with a candidate that had no finite score."""
+    searched = {"timestep": 9, "noise_level": 0.9, "noise_levels": {"clip": 0.9}, "weights": {"clip": 0.5}}
+    scores = [torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[5.0, torch.nan, 4.0]])]
+    first, last = (searched | {"scores": {"clip": s}, "total": 2 * s} for s in scores)
+    first["scale"], last["scale"] = torch.tensor([4.0]), torch.tensor([0.1])
+    kept = {"timestep": 5, "noise_level": 0.5, "scale": torch.tensor([4.0])}
+    return GuidanceTrace((0.1, 4.0, 9.0), ["a"], [first, kept, last])
+
+
+def test_schedule(trace):
+    figure = plots.schedule(trace, 6.0)
+    dynamic, static, clip, clip_chosen, combined, combined_chosen = figure.data
+    assert list(dynamic.x) == [1, 2, 3]
+    assert list(dynamic.y) == pytest.approx([4.0, 4.0, 0.1])
+    assert list(static.y) == [6.0] * 3
+    assert "clip 3, weight 0.50" in dynamic.text[0] and "kept" in dynamic.text[1] and "clip 5" in dynamic.text[2]
+    np.testing.assert_array_equal(clip.customdata, [[1, np.nan, 5], [3, np.nan, np.nan], [2, np.nan, 4]])
+    np.testing.assert_array_equal(combined.customdata, 2 * np.array(clip.customdata))
+    assert np.nanmean(np.array(clip.z)[:, [0, 2]], axis=0) == pytest.approx([0, 0], abs=1e-6)
+    for chosen in (clip_chosen, combined_chosen):
+        assert (list(chosen.x), list(chosen.y)) == ([1, 3], ["4", "0.1"])
+
+
+def test_a_scale_that_is_no_candidate_is_not_marked(trace):
+    trace.steps[0]["scale"] = torch.tensor([4.5])
+    figure = plots.schedule(trace, 6.0)
+    assert list(figure.data[3].x) == [3]
+    assert "no evaluator can tell" in figure.data[0].text[0]
+
+
+def test_nothing_searched(trace):
+    assert len(plots.schedule(GuidanceTrace((), None, [trace.steps[1]]), 6.0).data) == 2
+
+
+def test_mean_schedules():
+    figure = plots.mean_schedules({"count": [[1, 2], [3, 2]], "other": [[5, 7]]})
+    band, count, _, other = figure.data
+    assert (list(count.y), list(count.customdata)) == ([2, 2], [1, 0])
+    assert list(band.y) == [3, 2, 2, 1]
+    assert (list(other.y), count.name, other.name) == ([5, 7], "count (2)", "other (1)")

@@ -1,0 +1,157 @@
+"""The report: who counts, what is written, and that nothing in it is taken for markup or a formula."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pandas as pd
+import pytest
+from study_folder import PROMPTS, make
+
+from commands.pairs import read_pairs
+from commands.prompts import Prompt
+from demos.study import command as study
+from demos.study import report
+from demos.study.votes import VOTES, VoteStore
+from evaluators import LatentCLIP, load_evaluator
+from guidance import GreedySearch
+from pipelines import TinyWorldPipeline
+from training import reward as train_reward
+
+
+def vote(store, rater, prefer):
+    """All pairs; `prefer` gets a task's two methods by their column in `study_folder` and says left, tie or right."""
+    place = None
+    while True:
+        task, place = store.task(rater, place)
+        if task is None:
+            return
+        store.vote(rater, task.assignment, task.question, prefer(task))
+        place += 1
+
+
+def first(task):
+    """The first method, and the whole picture in a check."""
+    if task.check:
+        return "left" if task.check == "right" else "right"
+    return "left" if task.left[-7] == "0" else "right"
+
+
+@pytest.fixture
+def folder(ram):
+    folder = make(ram / "study")
+    store = VoteStore(folder, ("overall", "alignment"), check_every=2)
+    for name in ("ann", "=HYPERLINK(1)", "<script>alert(2)</script>"):
+        vote(store, store.invite(name), first)
+    vote(store, store.new_rater(), lambda task: first(task) if task.check else "tie")
+    careless = store.invite("careless")
+    vote(store, careless, lambda task: task.check or ("left" if first(task) == "right" else "right"))
+    store._connection.execute(
+        "INSERT OR IGNORE INTO assignments (rater, pair, a_is_left, is_check, created) "
+        "SELECT ?, id, 1, 1, 0 FROM pairs",
+        (careless,),
+    )
+    vote(store, careless, lambda task: task.check or "tie")
+    store.close()
+    return folder
+
+
+def test_summary(folder):
+    votes = report.read_votes(folder)
+    summary = report.summarize(votes)
+    assert summary["excluded_raters"] == ["careless"] and summary["excluded_votes"] == 12
+    assert (summary["votes"], summary["raters"], summary["prompts"]) == (4 * 12, 4, 3)
+    for question in ("overall", "alignment"):
+        (pair,) = summary["questions"][question]["pairs"]
+        assert (pair["a"], pair["b"]) == ("dynamic", "static:4")
+        assert (pair["a_wins"], pair["ties"], pair["b_wins"]) == (18, 6, 0)
+        assert pair["decided"]["rate"] == 1 and pair["decided"]["p"] == pytest.approx(2 / 2**18)
+        assert pair["with_ties"]["rate"] == pytest.approx(21 / 24)
+        assert {name: part["votes"] for name, part in pair["categories"].items()} == {"count": 16, "text": 16}
+        strengths = summary["questions"][question]["strengths"]
+        assert [row["method"] for row in strengths] == ["dynamic", "static:4"]
+    assert json.loads(json.dumps(summary)) == json.loads(json.dumps(summary, allow_nan=False))
+
+
+def test_every_rater(folder):
+    votes = report.read_votes(folder)
+    rows = {row["rater"]: row for row in report.summarize(votes)["per_rater"]}
+    assert set(rows) == {"ann", "=HYPERLINK(1)", "<script>alert(2)</script>", "r4", "careless"}
+    assert rows["ann"]["votes"] == rows["careless"]["votes"] == 12
+    assert rows["ann"]["ties"] == 0 and rows["r4"]["ties"] == 1 and rows["r4"]["left"] is None
+    mine = votes[(votes["rater"] == "ann") & ~votes["is_check"]]
+    assert rows["ann"]["left"] == pytest.approx((mine["choice"] == "left").mean())
+    assert rows["ann"]["checks_passed"] == rows["ann"]["checks"]
+    assert rows["careless"]["checks"] >= 6 and rows["careless"]["checks_passed"] == 0
+    assert all(row["seconds"] >= 0 for row in rows.values())
+
+
+def test_sides_do_not_matter(folder):
+    votes = report.read_votes(folder)
+    mine = votes[(votes["rater"] == "ann") & ~votes["is_check"]]
+    assert set(mine["choice"]) == {"left", "right"} and set(mine["preferred"]) == {"a"}
+
+
+def test_files(folder, capsys):
+    study.main([str(folder), "--report"])
+    out = capsys.readouterr().out
+    assert "overall: dynamic against static:4: 18 wins, 6 ties, 0 losses" in out
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page and json.loads((folder / "report.json").read_text())["votes"] == 48
+    table = pd.read_csv(folder / "votes.csv")
+    assert "'=HYPERLINK(1)" in set(table["rater"])
+    assert not table.astype(str).map(lambda cell: cell[:1] in "=+@").any(axis=None)
+    exact = pd.read_parquet(folder / "votes.parquet")
+    assert "=HYPERLINK(1)" in set(exact["rater"]) and len(exact) == len(table)
+    pairs = read_pairs(folder / "pairs.jsonl")
+    assert len(pairs) == 48 and {pair.question for pair in pairs} == {"overall", "alignment"}
+    assert sum(pair.tie for pair in pairs) == 12
+    assert all(pair.chosen[-7] == "0" and pair.rejected[-7] == "1" for pair in pairs if not pair.tie)
+    assert {pair.prompt for pair in pairs} == {prompt.text for prompt in PROMPTS}
+
+
+def test_secrets_of_raters_are_in_no_file(folder):
+    report.write(folder)
+    with closing(sqlite3.connect(folder / VOTES)) as connection:
+        ids = [row[0] for row in connection.execute("SELECT id FROM raters")]
+    for name in ("report.html", "report.json", "votes.csv", "votes.parquet", "pairs.jsonl"):
+        content = (folder / name).read_bytes()
+        assert not [rater for rater in ids if rater.encode() in content]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_guard(text):
+    assert report.guard(text) == "'" + text
+    assert report.guard(f"a{text}") == f"a{text}" and report.guard(-1.5) == -1.5
+
+
+def test_no_votes_yet(ram, capsys):
+    make(ram / "study")
+    with pytest.raises(SystemExit) as stop:
+        study.main([str(ram / "study"), "--report"])
+    assert stop.value.code == 2 and "nobody has voted" in capsys.readouterr().err
+    VoteStore(ram / "study").close()
+    assert report.summarize(report.read_votes(ram / "study"))["votes"] == 0
+    report.write(ram / "study")
+
+
+def test_votes_become_a_reward_that_guides(ram, embedded, tmp_path):
+    """What docs/run_a_study.md says of the reward, with no more arguments than there."""
+    judged = ["--clip", str(embedded / "clip"), "--vae", str(embedded / "text_to_image" / "vae")]
+    prompts = [Prompt(f"{count} red {shape}s", "count") for count in ("two", "three") for shape in ("star", "circle")]
+    folder = make(ram / "study", prompts=prompts, side=64)
+    store = VoteStore(folder, check_every=0)
+    vote(store, store.invite("ann"), first)
+    store.close()
+    _, paths = report.write(folder)
+    train_reward.main(
+        ["--pairs", str(paths[-1]), *judged, "--out", str(tmp_path), "--steps", "60", "--batch-size", "8"]
+    )
+    made = json.loads((tmp_path / "report.json").read_text())
+    assert (made["pairs"], made["test_pairs"]) == (8, 2)
+    assert made["ranking_accuracy"]["0.02"] == 1  # ann likes the one gradient, of any prompt
+    reward = load_evaluator("reward", tmp_path / "reward", clip=LatentCLIP.from_pretrained(embedded / "clip").eval())
+    pipe = TinyWorldPipeline.from_pretrained()
+    search = GreedySearch([reward], scales=(2.0, 8.0))
+    trace = pipe("two red stars", num_inference_steps=2, guidance=search, output_type="latent").guidance_trace
+    assert [name for name, scores in trace.steps[0]["scores"].items() if scores.std() > 0] == ["reward"]

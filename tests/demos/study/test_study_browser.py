@@ -1,0 +1,135 @@
+"""A study as a rater meets it, in Chromium: ten votes, the back button, keys, the report; on a desk and a phone.
+
+Pictures of what was seen are kept in ``outputs/study_screens``.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from study_folder import make
+
+from demos.study.votes import VOTES
+from docs import screenshots
+
+SCREENS = Path("outputs/study_screens")
+PATIENCE = 120_000  # milliseconds
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(screenshots.find_chromium() is None, reason="no Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture
+def folder(ram):
+    return make(ram / "study", methods=("dynamic", "static:4", "interval:5"), side=64)
+
+
+@pytest.fixture
+def address(folder, serve):
+    return serve(folder, ("overall", "text"), check_every=0)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    api = pytest.importorskip("playwright.sync_api", reason='no Playwright: pip install -e ".[dev]"')
+    with api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=screenshots.find_chromium(),
+            headless=True,
+            args=list(screenshots.FLAGS),
+            viewport={"width": 1100, "height": 900},
+        )
+        context.set_default_timeout(PATIENCE)
+        yield context
+        context.close()
+
+
+def votes(folder):
+    with closing(sqlite3.connect(folder / VOTES)) as connection:
+        query = "SELECT assignment || ':' || question, choice FROM votes"
+        return dict(connection.execute(query).fetchall())
+
+
+def shown(page):
+    return page.eval_on_selector(".question", "question => question.dataset.shown")
+
+
+def after(page, action):
+    """Waits until something else is on the screen."""
+    before = shown(page)
+    action()
+    page.wait_for_function("before => document.querySelector('.question').dataset.shown !== before", arg=before)
+    return before
+
+
+def test_ten_votes_back_and_the_report(folder, address, browser):
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    errors = []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: errors.append(dialog.message))  # an alert from a prompt taken for markup
+    page.goto(address)
+    page.wait_for_selector(".pair img")
+    page.screenshot(path=SCREENS / "desk.png")
+
+    expected = {}
+    keys = {"left": "ArrowLeft", "tie": "ArrowDown", "right": "ArrowRight"}
+    for number in range(10):
+        choice = ("left", "right", "tie")[number % 3]
+        if number % 2:
+            expected[after(page, lambda key=keys[choice]: page.keyboard.press(key))] = choice
+        else:
+            expected[after(page, lambda side=choice: page.click(f"#study-{side}"))] = choice
+        assert votes(folder) == expected  # on the disk before the next pair is on the screen
+
+    here = after(page, lambda: page.click("#study-back"))
+    page.wait_for_selector("#study-left.chosen")  # the tenth
+    tenth = shown(page)
+    assert expected[tenth] == "left"
+    after(page, lambda: page.click("#study-tie"))
+    expected[tenth] = "tie"
+    assert votes(folder) == expected and shown(page) == here
+
+    page.evaluate("() => { for (let i = 0; i < 3; i++) document.getElementById('study-right').click(); }")
+    page.wait_for_function("before => document.querySelector('.question').dataset.shown !== before", arg=here)
+    page.wait_for_timeout(1500)
+    expected[here] = "right"
+    assert votes(folder) == expected  # an impatient rater voted once
+
+    page.reload()
+    page.wait_for_selector(".pair img")
+    assert shown(page) not in expected  # goes on where they were
+
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENS / "phone.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    boxes = [page.locator(f"#study-{side}").bounding_box() for side in ("left", "tie", "right")]
+    assert len({box["y"] for box in boxes}) == 1 and all(box["height"] >= 44 for box in boxes)
+    assert boxes[0]["y"] + boxes[0]["height"] < 844
+
+    page.set_viewport_size({"width": 1100, "height": 900})
+    page.get_by_role("tab", name="Report").click()
+    page.wait_for_selector(".report table")
+    page.screenshot(path=SCREENS / "report.png", full_page=True)
+    assert page.inner_text(".report p").startswith(f"{len(expected)} votes of 1 rater ")
+    page.emulate_media(color_scheme="dark")
+    page.evaluate("document.body.classList.add('dark')")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENS / "report_dark.png", full_page=True)
+    assert errors == []
+
+
+def test_nothing_tells_what_made_a_picture(folder, address, browser):
+    page = browser.new_page()
+    sent = []
+    page.on("response", lambda response: sent.append(response.url))
+    page.goto(address)
+    page.wait_for_selector(".pair img")
+    html = page.content()
+    assert "dynamic" not in html and "static:4" not in html and "images/" not in html
+    assert not [url for url in sent if "file=" in url]
+    assert page.locator(".pair img[src^='data:image/png']").count() == 2

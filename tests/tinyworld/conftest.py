@@ -1,0 +1,3 @@
+from embedded import weights
+
+__all__ = ["weights"]

@@ -1,0 +1,35 @@
+"""The embedded text-to-image model, with its evaluators."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluators import Evaluator, load_evaluators
+from guidance import GreedySearch
+from pipelines.stable_diffusion import DynamicGuidanceStableDiffusionPipeline
+
+from . import WEIGHTS
+
+PANEL = ("clip", "discriminator", "reward")
+SCALES = (2.0, 3.5, 5.0, 7.0, 10.0, 14.0)
+WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
+
+
+def default_guidance(evaluators: Sequence[Evaluator] | None = None, scales: Sequence[float] = SCALES) -> GreedySearch:
+    """The search that guides the embedded model, by the evaluators of `PANEL` or by others of its VAE."""
+    panel = evaluators or load_evaluators({name: WEIGHTS / name for name in PANEL})
+    weights = {e.name: WEIGHT[e.name] for e in panel if e.name in WEIGHT}
+    # Every second step: this denoiser is so small that evaluators are no trifle beside it.
+    return GreedySearch(panel, scales, weights=weights, every=2)
+
+
+class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
+    """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by `default_guidance`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path = WEIGHTS / "text_to_image", **kwargs: Any
+    ) -> "TinyWorldPipeline":
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipe.guidance = default_guidance()
+        return pipe

@@ -1,0 +1,79 @@
+"""Trains the latent discriminator: noisy latents of real pictures against those on the sampler's own trajectories.
+
+    python -m training.discriminator --trajectories runs/trajectories.npz --data runs/latents.npz \\
+        --out runs/discriminator
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from evaluators import LatentDiscriminator
+
+from . import loop
+from .evaluators import keep
+from .latents import Latents
+from .noise import LEVELS, add_noise
+from .trajectories import Trajectories
+
+
+class Logits(torch.nn.Module):
+    """The discriminator as a plain network."""
+
+    def __init__(self, discriminator: LatentDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, latents: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return self.discriminator.logits(latents, level)
+
+
+def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+    """Binary cross entropy; `real` is 1 for a real latent."""
+    latents, level, real = (t.to(next(model.parameters()).device) for t in batch)
+    logits = model(latents, level)
+    return F.binary_cross_entropy_with_logits(logits, real), {"accuracy": ((logits > 0) == (real > 0.5)).float().mean()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=5)
+    parser.add_argument("--trajectories", type=Path, required=True, help=".npz of `training.trajectories`")
+    parser.add_argument("--data", type=Path, required=True, help=".npz of `Latents`, real ones")
+    args = parser.parse_args(argv)
+    data, made = Latents.load(args.data), Trajectories.load(args.trajectories)
+    fake, fake_levels = made.latents, made.levels
+    held_out = len(fake) // 6 // made.images * made.images  # no caption on both sides
+    torch.manual_seed(args.seed)
+    model = LatentDiscriminator(in_channels=fake.shape[2])
+
+    def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng((args.seed, step))
+        half = args.batch_size // 2
+        rows, steps = rng.integers(held_out, len(fake), half), rng.integers(fake.shape[1], size=half)
+        level = fake_levels[steps]
+        real = add_noise(data.latents[rng.integers(held_out, len(data), half)], level, rng)
+        return (
+            torch.cat([real, fake[rows, steps].float()]),
+            torch.cat([level, level]),
+            torch.cat([torch.ones(half), torch.zeros(half)]),
+        )
+
+    report = loop.fit(args, Logits(model), batch_of, loss_of)
+    rng = np.random.default_rng(args.seed + 1)
+    accuracy = {}
+    with torch.no_grad():
+        for i, level in enumerate(fake_levels):
+            levels = torch.full((held_out,), float(level))
+            pair = add_noise(data.latents[:held_out], levels, rng), fake[:held_out, i].float()
+            real, generated = (model.logits(x.to(model.device), levels.to(model.device)) for x in pair)
+            accuracy[float(level)] = float((real > generated).float().mean())
+    reliability = np.interp(LEVELS, sorted(accuracy), [accuracy[k] for k in sorted(accuracy)]).round(4)
+    keep(model, args.out, reliability.tolist(), report)
+
+
+if __name__ == "__main__":
+    main()
