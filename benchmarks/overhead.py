@@ -1,7 +1,7 @@
 """What the search costs: wall clock and FLOPs of dynamic guidance over those of static guidance.
 
-    python -m benchmarks.overhead --json
-    python -m benchmarks.overhead --shape sdxl --steps 30 --json
+    online-guidance benchmark overhead --json
+    online-guidance benchmark overhead --shape sdxl --steps 30 --json
 
 The denoiser is the embedded one or has the genuine configuration of SD 1.5 or SDXL with random numbers (cost does not
 depend on them); the search is the embedded default, evaluators included. FLOPs are matrix products, convolutions and
@@ -10,7 +10,6 @@ left out on both sides, and so is the search's one look before a run. The ratio 
 and text encoder, which would flatter it; of the wall clock, the embedded text encoder is part.
 """
 
-import argparse
 import copy
 import functools
 import json
@@ -34,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tinyworld
 from commands.arguments import draws, positive, scales
+from commands.parser import Parser
 from evaluators import EVALUATORS, Context, load_evaluators
 from guidance import GreedySearch
 from pipelines import guide
@@ -220,7 +220,7 @@ def measure(search: GreedySearch, shape: str, steps: int, batch_size: int, repea
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("benchmark overhead", __doc__)
     parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
     parser.add_argument("--scales", type=scales, help="the candidates, between commas; default the embedded search's")
     parser.add_argument("--noises", type=draws, help="search among so many draws of noise; then the scales, if given")

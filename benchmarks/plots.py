@@ -1,13 +1,13 @@
 """Pictures of what `benchmarks.quality` or `benchmarks.pruning` wrote, for the docs.
 
-    python -m benchmarks.plots results.json --out docs [--table]
+    online-guidance benchmark plots results.json --out docs
+    online-guidance benchmark plots results.json --out docs --table
 
 Of quality it writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
 ``reliability.png``, how well each evaluator ranks at each noise level; ``front.png``, accuracy against passes of the
 denoiser. Of pruning ``pruning.png``, right answers against FLOPs. ``--table`` prints the methods as Markdown.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from commands.parser import Parser
 
 
 def scales(report: dict[str, Any]) -> Figure:
@@ -109,7 +111,7 @@ PRUNING_PLOTS = {"pruning": pruning}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.splitlines()[0])
+    parser = Parser("benchmark plots", __doc__)
     parser.add_argument("results", type=Path, help="what `benchmarks.quality` or `benchmarks.pruning` printed")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
     parser.add_argument("--table", action="store_true", help="print the methods of quality as Markdown")

@@ -1,8 +1,8 @@
 """What pruning costs and what it saves: answers, FLOPs, time and KV cache at every budget, for every method.
 
-    python -m benchmarks.pruning --json [--quick] [--model FOLDER]
-    python -m benchmarks.pruning --shape llava-1.5-7b --json
-    python -m benchmarks.pruning --shape clip-vit-b-16 --json
+    online-guidance benchmark pruning --json --quick
+    online-guidance benchmark pruning --shape llava-1.5-7b --json
+    online-guidance benchmark pruning --shape clip-vit-b-16 --json
 
 A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
 so compare methods by their FLOPs too. Questions are about combinations that training never saw, the same ones with and
@@ -11,7 +11,6 @@ turns, with the least and the largest of them as range. ``--shape`` measures a g
 numbers: cost does not depend on them (answers do, and are not looked at). Language models of that size take a GPU.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -27,6 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 import tinyworld
+from commands.parser import Parser
 from guidance import TOKEN_PRESETS
 from pipelines.prune.pruner import prune
 from tinyworld import lvlm
@@ -257,7 +257,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__.splitlines()[0])
+    parser = Parser("benchmark pruning", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer questions and repeats, of a shape fewer budgets")
     parser.add_argument("-n", type=int, help="number of held-out questions (default 600, with --quick 60)")
     parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")

@@ -1,6 +1,7 @@
 """How right are the pictures? Dynamic guidance against its rivals, on the same prompts and the same noise.
 
-    python -m benchmarks.quality --json [--quick] [--prompts FILE] [--compile] [--work DIR] > results.json
+    online-guidance benchmark quality --json --compile --work runs/quality > results.json
+    online-guidance benchmark quality --json --quick --prompts prompts.txt
 
 The judge (`tinyworld.judge`, classical vision) and the Fréchet distance's classifier never take part in guidance.
 Static scales are reported in full and the best of them is chosen *on the prompts reported*, which favours the baseline.
@@ -25,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 import tinyworld
+from commands.parser import Parser
 from evaluators import EVALUATORS, Context, LatentCLIP, load_evaluator
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
@@ -334,7 +336,7 @@ def check_families(names: Sequence[str] | None, search: GreedySearch) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser = Parser("benchmark quality", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
     parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
     parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")

@@ -4,7 +4,6 @@ import argparse
 import math
 import re
 from pathlib import Path
-from typing import NoReturn
 
 # What the fixed schedules take, the first of it always; `guidance` itself is heavy to import.
 SCHEDULES = {
@@ -15,13 +14,6 @@ SCHEDULES = {
     "exponential": ("SCALE", "RATE"),
 }
 SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",)}
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, without the usage; the exit code is 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
 def positive(text: str) -> int:

@@ -1,8 +1,8 @@
 """A question about a picture, answered by a vision-language model with most of its visual tokens pruned.
 
-    python -m demos.ask picture.png "how many red circles are there?"
-    python -m demos.ask picture.png "what does the sign say?" --prune transprune --keep 0.25 --show kept.png
-    python -m demos.ask picture.png "what shape is it?" --prune random --keep 2:0.5,4:32 --model my_llava
+    online-guidance ask picture.png "how many red circles are there?"
+    online-guidance ask picture.png "what does the sign say?" --prune transprune --keep 0.25 --show kept.png
+    online-guidance ask picture.png "what shape is it?" --prune random --keep 2:0.5,4:32 --model my_llava
 
 Prints the answer, how many visual tokens are left after each pruning, and the FLOPs of reading the prompt over those of
 the model without pruning. ``--show`` draws which part of the picture is left.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tinyworld
-from commands.arguments import Parser
+from commands.parser import Parser
 
 PANEL = 256  # pixels of one panel of --show
 
@@ -55,7 +55,7 @@ def folder(text: str) -> Path:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = Parser(prog="demos.ask", description=__doc__.splitlines()[0])
+    parser = Parser("ask", __doc__)
     parser.add_argument("image", type=Path)
     parser.add_argument("question")
     parser.add_argument("--prune", metavar="METHOD", help="a name in guidance.TOKEN_PRESETS; default: no pruning")

@@ -1,7 +1,7 @@
 """Pictures of many prompts by several methods from the same noise, to look at and to vote on.
 
-    python -m demos.batch prompts.txt --methods static:7.5 dynamic interval:5 --seeds 0:4 --out study
-    python -m demos.batch --study study.yaml
+    online-guidance batch prompts.txt --methods static:7.5 dynamic interval:5 --seeds 0:4 --out study
+    online-guidance batch --study study.yaml
     accelerate launch -m demos.batch prompts.csv --methods static:4.5 dynamic --out study
 
 Prompts come from a .txt (one a line), .csv, .tsv, .jsonl or .parquet file, or a data set of the hub (``owner/name`` or
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import arguments
+from commands.parser import Parser
 from commands.prompts import read
 
 from . import gallery, generate
@@ -25,7 +26,7 @@ from .manifest import Image, Manifest, pictures, publish
 Job = tuple[str, int]  # prompt and seed
 
 
-def from_yaml(parser: arguments.Parser, path: str) -> list[str]:
+def from_yaml(parser: Parser, path: str) -> list[str]:
     """The arguments that a YAML file gives: a key is an option's name, ``prompts`` the prompts."""
     import yaml
 
@@ -50,7 +51,7 @@ def from_yaml(parser: arguments.Parser, path: str) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = arguments.Parser(prog="demos.batch", description=__doc__.splitlines()[0])
+    parser = Parser("batch", __doc__)
     parser.add_argument("prompts", nargs="?", help="file or data set")
     parser.add_argument("--study", metavar="FILE", help="YAML of these arguments; the command line goes first")
     parser.add_argument("--methods", nargs="+", type=arguments.method, help="dynamic, static:SCALE, …")

@@ -1,8 +1,8 @@
 """Pictures from the command line, each with the guidance schedule that made it.
 
-    python -m demos.generate "two red circles above a blue square"
-    python -m demos.generate --prompts prompts.txt --num-images 4 --guidance static --guidance-scale 6
-    python -m demos.generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip
+    online-guidance generate "two red circles above a blue square"
+    online-guidance generate --prompts prompts.txt --num-images 4 --guidance static --guidance-scale 6
+    online-guidance generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip
 
 Writes ``000_<prompt>.png``, ``…_schedule.png`` and ``…_trace.json`` for every picture. Image i of a prompt starts from
 seed + i, whatever else is made with it: ``--seed 3`` alone gives the fourth picture of ``--seed 0 --num-images 4``.
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import tinyworld
-from commands.arguments import SCHEDULES, SEARCHES, Parser, evaluators, model, positive, scale, scales, seed
+from commands.arguments import SCHEDULES, SEARCHES, evaluators, model, positive, scale, scales, seed
+from commands.parser import Parser
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -65,7 +66,7 @@ def check_model(args: argparse.Namespace, searched: bool) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = Parser(prog="demos.generate", description=__doc__.splitlines()[0])
+    parser = Parser("generate", __doc__)
     parser.add_argument("prompt", nargs="*", help="one picture or more of each")
     parser.add_argument("--prompts", metavar="FILE", help="UTF-8 text, a prompt on every line")
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")

@@ -1,6 +1,6 @@
-"""Makes docs/first_light.png of what `python -m demos.generate` wrote: each picture beside its schedule.
+"""Makes docs/first_light.png of what `online-guidance generate` wrote: each picture beside its schedule.
 
-python -m demos.generate "two red circles above a blue square" "three green triangles" "a yellow star"
+online-guidance generate "two red circles above a blue square" "three green triangles" "a yellow star"
 python docs/first_light.py outputs
 """
 

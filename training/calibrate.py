@@ -1,11 +1,11 @@
 """Measures how far apart an evaluator's scores of the candidates lie at each noise level; kept beside its weights.
 
-    python -m training.calibrate --model FOLDER --evaluators clip=FOLDER discriminator=FOLDER --prompts FILE
+    online-guidance calibrate --model FOLDER --evaluators clip=FOLDER discriminator=FOLDER --prompts FILE
+    online-guidance calibrate --model FOLDER --evaluators clip=FOLDER --prompts FILE --steps 30 --scales 3 5 7.5 10
 
 The prompts should be ones to train on: nothing held out is looked at.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from commands.parser import Parser
 from commands.prompts import read
 from evaluators import Calibration, Evaluator, load_evaluators
 from guidance import SCALES, GreedySearch
@@ -41,7 +42,7 @@ def spreads(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("calibrate", __doc__)
     parser.add_argument("--model", required=True, help="folder or hub id of the pipeline")
     parser.add_argument("--evaluators", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES)

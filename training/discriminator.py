@@ -1,16 +1,18 @@
 """Trains the latent discriminator: noisy latents of real pictures against those on the sampler's own trajectories.
 
-    python -m training.discriminator --trajectories runs/trajectories.npz --data runs/latents.npz \\
+    online-guidance train discriminator --trajectories runs/trajectories.npz --data runs/latents.npz \\
         --out runs/discriminator
+    online-guidance train discriminator --trajectories runs/trajectories.npz --data runs/latents.npz \\
+        --out runs/discriminator --minutes 10 --resume
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from commands.parser import Parser
 from evaluators import LatentDiscriminator
 
 from . import loop
@@ -39,7 +41,7 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("train discriminator", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=5)
     parser.add_argument("--trajectories", type=Path, required=True, help=".npz of `training.trajectories`")
     parser.add_argument("--data", type=Path, required=True, help=".npz of `Latents`, real ones")

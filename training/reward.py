@@ -1,12 +1,12 @@
 """Trains the reward, a small head on a trained latent CLIP, on preference pairs under the Bradley–Terry model.
 
-    python -m training.reward --pairs runs/pairs_rendered/pairs.jsonl \\
+    online-guidance train reward --pairs runs/pairs_rendered/pairs.jsonl \\
         --test-pairs runs/pairs_test/pairs.jsonl --clip runs/clip/clip --vae runs/vae/vae --out runs/reward
+    online-guidance train reward --pairs study/pairs.jsonl --clip CLIP --vae VAE --out runs/reward --question overall
 
 The pairs are in the format of docs/preference_pairs.md, which a study exports: your own votes will do.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from commands.pairs import Pair, read_pairs
+from commands.parser import Parser
 from evaluators import LatentReward
 
 from . import loop
@@ -76,7 +77,7 @@ def by_prompt(pairs: list[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("train reward", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=1e-4, minutes=2)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pairs.jsonl, one or several")
     parser.add_argument("--test-pairs", type=Path, help="pairs.jsonl to test on; default: a sixth of the prompts")

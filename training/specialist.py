@@ -1,13 +1,13 @@
 """Trains a specialist, a small head on a trained latent CLIP, to rank a prompt above the same prompt with another
 number (counting) or other letters in the quoted text (text).
 
-    python -m training.specialist counting --clip runs/clip/clip --data runs/latents.npz \\
+    online-guidance train specialist counting --clip runs/clip/clip --data runs/latents.npz \\
         --test-data runs/latents_test.npz --out runs/counting
+    online-guidance train specialist text --clip CLIP --data TRAIN.npz --test-data TEST.npz --out runs/text --minutes 5
 
 Works on any captions, as long as they name numbers or quote what is written in the picture.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from commands.parser import Parser
 from evaluators import Context, LatentCounting, LatentTextRendering
 from evaluators.latent.counting import NUMBER, NUMBERS
 from evaluators.latent.head import CLIPHead
@@ -110,7 +111,7 @@ def ranking_accuracy(head: CLIPHead, data: Latents, spoil: Callable, seed: int =
 
 def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] = lambda spoil: spoil) -> None:
     """`within` keeps what spoils a prompt in training from some prompts."""
-    parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
+    parser = Parser("train specialist", __doc__)
     parser.add_argument("specialist", choices=("counting", "text"))
     loop.add_arguments(parser, batch_size=256, lr=2e-3, minutes=3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the trained latent CLIP, which is frozen")

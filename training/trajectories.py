@@ -1,13 +1,13 @@
 """What the sampler makes of captions, kept at every step: data for the discriminator, and to vote on for the reward.
 
-    python -m training.trajectories --model runs/text_to_image/pipeline --prompts runs/captions.txt \\
+    online-guidance train trajectories --model runs/text_to_image/pipeline --prompts runs/captions.txt \\
         --out runs/trajectories.npz
+    online-guidance train trajectories --model MODEL --prompts prompts.csv --images 8 --out runs/eight.npz
 
 Neighbouring pictures of a caption, the first and the second, the third and the fourth, begin from one noise and differ
 by their scales alone, which is what guidance has to tell apart.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
+from commands.parser import Parser
 from commands.prompts import read
 from guidance import DenoisingStep
 from pipelines import guide
@@ -89,7 +90,7 @@ def sample_trajectories(pipe: StableDiffusionPipeline, captions: list[str], imag
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("train trajectories", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="what to sample, see `commands.prompts`")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file")

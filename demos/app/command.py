@@ -1,7 +1,7 @@
 """The app: see what the search chose and why, over many prompts too, ask about pictures, run a preference study.
 
-    python -m demos.app
-    python -m demos.app --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip --lvlm my_llava
+    online-guidance app
+    online-guidance app --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip --lvlm my_llava
 
 Serves this machine alone unless ``--host`` says otherwise. Visitors share one model and take turns at it.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import tinyworld
 from commands import arguments
+from commands.parser import Parser
 
 from .. import generate
 from ..ask import folder
@@ -29,13 +30,13 @@ Evaluators look at the noisy latents while a picture is made, and a search picks
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = arguments.Parser(prog="demos.app", description=__doc__.splitlines()[0])
+    parser = Parser("app", __doc__)
     parser.add_argument("--model", type=arguments.model, help="pipeline folder or hub id; default: the embedded model")
     parser.add_argument(
         "--evaluators", type=arguments.evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded"
     )
     parser.add_argument("--lvlm", type=folder, metavar="FOLDER", help="of the Ask tab; default: the embedded model")
-    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a study of demos.batch, for the Study tab")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a study of `online-guidance batch`, for the Study tab")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")

@@ -1,9 +1,9 @@
 """A blind preference study on the pictures of a batch: the page to vote on, and the report.
 
-python -m demos.study study
-python -m demos.study study --questions overall alignment text --raters ann bob --host 0.0.0.0 --password
-python -m demos.study study --report
-python -m demos.study --votes-for 53.8
+online-guidance study study
+online-guidance study study --questions overall alignment text --raters ann bob --host 0.0.0.0 --password
+online-guidance study study --report
+online-guidance study --votes-for 53.8
 """
 
 import argparse
@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from commands.arguments import Parser, port, positive
+from commands.arguments import port, positive
+from commands.parser import Parser
 
 PASSWORD = "STUDY_PASSWORD"  # environment variable
 EVERYWHERE = ("0.0.0.0", "::", "[::]")  # hosts to serve at that are no address to go to
@@ -38,8 +39,8 @@ def rate(text: str) -> float:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
-    parser = Parser(prog="demos.study", description=__doc__.splitlines()[0])
-    parser.add_argument("study", nargs="?", type=Path, help="folder that demos.batch wrote")
+    parser = Parser("study", __doc__)
+    parser.add_argument("study", nargs="?", type=Path, help="folder that `online-guidance batch` wrote")
     parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=["overall"], help="about every pair")
     parser.add_argument("--check-every", type=positive, default=12, metavar="N", help="pairs to an attention check")
     parser.add_argument("--no-checks", action="store_true", help="ask no attention checks")
