@@ -11,6 +11,7 @@ from PIL import Image
 
 from tinyworld import captions, judge
 from tinyworld.captions import CATEGORIES, Group, SceneSpec
+from tinyworld.judge.__main__ import main
 from tinyworld.scenes import make_scene, render
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def test_clean_renders_are_right_and_wrong_captions_are_not(category, split):
 def test_degraded_renders_are_still_right(category):
     rng = np.random.default_rng(2)
     scenes = [make_scene(seed, "all", category) for seed in range(100, 140)]
-    right = sum(judge.judge(judge._degrade(s.image, rng), s.caption).correct for s in scenes)
+    right = sum(judge.judge(judge.degrade(s.image, rng), s.caption).correct for s in scenes)
     assert right >= 37
 
 
@@ -134,6 +135,6 @@ def test_command_line_errors_are_one_line(tmp_path, capsys):
         (["--self-test", "0"], "at least 1"),
         (["--self-test", "1", "--vae", str(tmp_path / "nowhere")], "--vae"),
     ):
-        assert judge.main(arguments) == 2
+        assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and said in error
