@@ -1,12 +1,11 @@
 """What guidance must know of a diffusers scheduler: its noise levels, its x0, and a step that leaves no trace."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # A step of these is affine in the model output (a test per scheduler): prev(u + s (c - u)) = prev(u) + s (prev(c) -
 # prev(u)), so two steps give every candidate. Clipping and thresholding break it; anything else is stepped per scale.
@@ -23,15 +22,26 @@ AFFINE = (
 )
 
 
-def is_affine(scheduler: SchedulerMixin) -> bool:
+class Scheduler(Protocol):
+    """What guidance needs of a diffusers scheduler, whose own base class declares none of it; see `check_supported`."""
+
+    timesteps: torch.Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    def step(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def is_affine(scheduler: Scheduler) -> bool:
     """Whether candidates may be formed from two evaluations."""
     clips = scheduler.config.get("clip_sample", False) or scheduler.config.get("thresholding", False)
     return type(scheduler).__name__ in AFFINE and not clips
 
 
-def _is_flow(scheduler: SchedulerMixin) -> bool:
+def _is_flow(scheduler: Scheduler) -> bool:
     if "prediction_type" in scheduler.config:
-        return scheduler.config.prediction_type == "flow_prediction"
+        return scheduler.config["prediction_type"] == "flow_prediction"
     return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
 
 
@@ -45,7 +55,7 @@ def check_supported(scheduler: Any) -> None:
         )
 
 
-def noise_schedule(scheduler: SchedulerMixin) -> list[tuple[float, float]]:
+def noise_schedule(scheduler: Scheduler) -> list[tuple[float, float]]:
     """``(alpha, sigma)`` with ``latents = alpha · x0 + sigma · noise``, before each step and after the last.
 
     Call it after ``set_timesteps``; the list is one longer than ``scheduler.timesteps``.
@@ -54,17 +64,19 @@ def noise_schedule(scheduler: SchedulerMixin) -> list[tuple[float, float]]:
     if sigmas is not None:
         sigmas = torch.as_tensor(sigmas).cpu().double()
         if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the multistep solvers, flow sigmas included
-            return [tuple(float(v) for v in scheduler._sigma_to_alpha_sigma_t(sigma)) for sigma in sigmas]
+            levels = (scheduler._sigma_to_alpha_sigma_t(sigma) for sigma in sigmas)
+            return [(float(alpha), float(sigma)) for alpha, sigma in levels]
         if _is_flow(scheduler):
             return [(1 - sigma, sigma) for sigma in sigmas.tolist()]
         return [(1.0, sigma) for sigma in sigmas.tolist()]  # k-diffusion convention
+    assert hasattr(scheduler, "alphas_cumprod"), "`check_supported` lets no scheduler without pass"
     kept = scheduler.alphas_cumprod.double().cpu()[torch.as_tensor(scheduler.timesteps).long().cpu()].tolist()
     kept.append(float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
     return [(a**0.5, max(0.0, 1 - a) ** 0.5) for a in kept]
 
 
 def denoised(
-    scheduler: SchedulerMixin, prediction: torch.Tensor, sample: torch.Tensor, level: tuple[float, float]
+    scheduler: Scheduler, prediction: torch.Tensor, sample: torch.Tensor, level: tuple[float, float]
 ) -> torch.Tensor:
     """The x0 prediction that `prediction` implies for the latents `sample` at ``level = (alpha, sigma)``."""
     alpha, sigma = level
@@ -72,7 +84,7 @@ def denoised(
         return scheduler.precondition_outputs(sample, prediction, sigma)
     if _is_flow(scheduler):
         return sample - sigma * prediction
-    kind = scheduler.config.prediction_type
+    kind = scheduler.config["prediction_type"]
     if kind == "epsilon":
         return (sample - sigma * prediction) / alpha
     if kind == "v_prediction":
@@ -81,7 +93,7 @@ def denoised(
     return prediction  # "sample"
 
 
-def reorder(scheduler: SchedulerMixin, output: Any, rows: torch.Tensor, shape: torch.Size) -> Any:
+def reorder(scheduler: Scheduler, output: Any, rows: torch.Tensor, shape: torch.Size) -> Any:
     """Lets row i of a batch go on from row ``rows[i]``, in the scheduler's history and in what its step returned.
 
     Args:
@@ -120,7 +132,7 @@ def _randomness_untouched(generator: Any, device: torch.device) -> Iterator[None
 
 
 def probe(
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     prediction: torch.Tensor,
     timestep: torch.Tensor,
     sample: torch.Tensor,

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from .schedulers import denoised, is_affine, probe
+from .schedulers import Scheduler, denoised, is_affine, probe
 
 
 def guided_prediction(pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -71,7 +70,7 @@ class DenoisingStep:
         direction: ``c - u`` of that last step, for every row; `None` at the first step.
     """
 
-    scheduler: SchedulerMixin
+    scheduler: Scheduler
     pred_cond: torch.Tensor
     pred_uncond: torch.Tensor
     sample: torch.Tensor

@@ -1,15 +1,21 @@
 """`DynamicGuidanceMixin`: what turns a diffusers pipeline class into one that takes `guidance=`."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidance import Guidance
 
 from .guide import guide
 
+if TYPE_CHECKING:
+    from .types import Pipeline
+else:
+    Pipeline = object
 
-class DynamicGuidanceMixin:
+
+class DynamicGuidanceMixin(Pipeline):
     """Put before a diffusers pipeline class; everything that the class offers stays.
 
     ``pipe(..., guidance=...)`` takes what `guide` takes; without it the attribute `guidance` of the
@@ -39,9 +45,9 @@ class DynamicGuidanceMixin:
             output.guidance_trace = self.guidance_trace
         return output
 
-    def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes model_index.json under the stock class's name: what was guided once loads in diffusers as before."""
-        super().save_config(save_directory, **kwargs)
+        super().save_config(save_directory, push_to_hub, **kwargs)
         stock = next(c.__name__ for c in type(self).__mro__ if c.__module__.startswith("diffusers."))
         index = Path(save_directory) / self.config_name
         index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": stock}, indent=2) + "\n")

@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from guidance import Guidance, GuidanceTrace
 from guidance.schedulers import check_supported
 
 from .patch import patch, take_rows
 from .sampling import Sampling
+from .types import Pipeline
 
 OFF = (
     "classifier-free guidance is off, so there is no scale to choose: pass `guidance_scale` > 1 "
@@ -73,7 +74,7 @@ def denoisers(pipe: DiffusionPipeline) -> list[torch.nn.Module]:
     return [m for n in ("unet", "transformer", "transformer_2") if (m := getattr(pipe, n, None))]
 
 
-def unpack_latents(pipe: DiffusionPipeline, latents: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+def unpack_latents(pipe: Pipeline, latents: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
     """FLUX works on ``(batch, tokens, 4 C)``, evaluators on ``(batch, C, H, W)``. `size` is height and width of the
     images, `None` where unknown."""
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents") and size is not None:
@@ -214,11 +215,12 @@ class _Host:
         """The denoiser on the rows that this step needs, zeros for the others."""
         call = inspect.signature(stock).bind(*args, **kwargs)
         rows = next(iter(call.arguments.values())).shape[0]
-        needed = self.needed(rows)
+        sampling = self.sampling
+        assert sampling is not None and sampling.skip is not None and sampling.direction is not None
+        needed = self.needed(rows, sampling.skip)
         if needed is None:
             return stock(*args, **kwargs)
-        self.skipped = self.sampling.skip
-        like = self.sampling.direction
+        self.skipped, like = sampling.skip, sampling.direction
         output = like.new_zeros(rows, *like.shape[1:])
         if needed.any():
             keep = needed.nonzero()[:, 0]
@@ -226,9 +228,8 @@ class _Host:
             output[keep.to(output.device)] = stock(*call.args, **call.kwargs)[0]
         return (output,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=output)
 
-    def needed(self, rows: int) -> torch.Tensor | None:
+    def needed(self, rows: int, skip: torch.Tensor) -> torch.Tensor | None:
         """Which of the rows of a pass must run ``(rows,)`` bool, `None` where all must."""
-        skip = self.sampling.skip
         if rows == 2 * len(skip):
             return torch.cat([~skip, torch.ones_like(skip)])
         nameless = len(self.outputs) == (0 if self.swapped else 1)
@@ -243,7 +244,8 @@ class _Host:
             return named["uncond"], named["cond"]
         rows = [output.shape[0] for _, output in outputs]
         if rows == [2 * batch]:
-            return outputs[0][1].chunk(2)
+            uncond, cond = outputs[0][1].chunk(2)
+            return uncond, cond
         if rows == [batch, batch]:  # two calls that nobody named: the first step finds out which is which
             first, second = outputs[0][1], outputs[1][1]
             return (first, second) if self.swapped else (second, first)

@@ -66,14 +66,15 @@ class OnlineGuider(ClassifierFreeGuidance):
 
     def forward(self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None) -> GuiderOutput:
         """The prediction for `guidance_scale`; the scheduler is about to see another."""
+        assert pred_uncond is not None  # `num_conditions`
+        predictions = (pred_uncond, pred_cond)
 
         def on_step(
             stock: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args, **kwargs
         ) -> Any:
             undo()
             if self._step == 0 or self.sampling is None:
-                self.begin(sample, timestep)
-            predictions = (pred_uncond, pred_cond)
+                self.sampling = self.begin(sample, timestep)
             return self.sampling.step(
                 stock, model_output, timestep, sample, step_kwargs(stock, args, kwargs), predictions
             )
@@ -81,7 +82,7 @@ class OnlineGuider(ClassifierFreeGuidance):
         undo = patch(self.scheduler, "step", on_step)
         return super().forward(pred_cond, pred_uncond)
 
-    def begin(self, sample: torch.Tensor, timestep: Any) -> None:
+    def begin(self, sample: torch.Tensor, timestep: Any) -> Sampling:
         """A new call of the pipeline."""
         if sample.ndim != 4:
             raise ValueError(f"latents must be (batch, C, H, W), and this pipeline's are {tuple(sample.shape)}.")
@@ -89,7 +90,7 @@ class OnlineGuider(ClassifierFreeGuidance):
             raise ValueError(f"`prompt` must give one for each of {len(sample)} images, got {len(self.prompt)}.")
         if hasattr(self.guidance, "check"):
             self.guidance.check(sample, self.prompt)
-        self.sampling = Sampling(
+        sampling = Sampling(
             self.guidance,
             self.scheduler,
             timestep,
@@ -98,4 +99,5 @@ class OnlineGuider(ClassifierFreeGuidance):
             self.guidance_rescale,
             unpack=lambda latents: latents,
         )
-        self.traces.append(self.sampling.trace)
+        self.traces.append(sampling.trace)
+        return sampling

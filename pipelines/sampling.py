@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
-from guidance.schedulers import noise_schedule, reorder
+from guidance.schedulers import Scheduler, noise_schedule, reorder
 
 
 class Sampling:
@@ -30,7 +30,7 @@ class Sampling:
     def __init__(
         self,
         guidance: Guidance,
-        scheduler: Any,
+        scheduler: Scheduler,
         timestep: Any,
         prompt: Sequence[str] | None,
         own_scale: float,
@@ -121,6 +121,7 @@ class Sampling:
         """What `guidance` is shown."""
         pred_uncond, pred_cond = predictions
         if skipped is not None:
+            assert self.direction is not None  # no row is skipped before a step that had both passes
             skipped_here = skipped.to(pred_cond.device).view(-1, *[1] * (pred_cond.ndim - 1))
             pred_uncond = torch.where(skipped_here, pred_cond - self.direction, pred_uncond)
         return DenoisingStep(
