@@ -40,6 +40,7 @@ BUILDERS = {
     "vit classifier": lambda: ViTForImageClassification(ViTConfig(**SIZES, num_labels=5)),
 }
 EVERY = pytest.mark.parametrize("name", BUILDERS)
+pytestmark = pytest.mark.usefixtures("inference")
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 
 
@@ -67,12 +68,6 @@ def outputs(name: str, model, images: torch.Tensor) -> tuple[torch.Tensor, torch
     if name == "clip vision":
         return out.image_embeds, out.last_hidden_state
     return (out.logits, None) if name == "vit classifier" else (out.pooler_output, out.last_hidden_state)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def encoder_of(model):

@@ -1,47 +1,15 @@
 """Pruning on every host: against a model in which dropped tokens are masked instead, and against single samples."""
 
-import copy
-import functools
-
 import prune_hosts as hosts
 import pytest
 import torch
+from prune_runs import EVERY, HOST, METHODS, NEW, build, close, generate
 
-from evaluators.token.attention import LastTokenAttention
 from evaluators.token.baselines import RandomTokens
 from guidance.tokens.pruning import TokenPruning
 from pipelines.prune.pruner import prune
 
-NEW = 4
-EVERY = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-HOST = pytest.mark.parametrize("name", hosts.HOSTS)
-METHODS = {
-    "transprune": ("transprune", {1: 0.75, 2: 0.5, 4: 0.25}),
-    "fastv": ("fastv", None),
-    "first": (TokenPruning([RandomTokens()], {0: 0.5, 3: 3}), None),
-    "divprune": ("divprune", 5),
-    "pyramiddrop": ("pyramiddrop", None),
-    "sparsevlm": ("sparsevlm", {1: 0.75, 2: 0.5, 4: 0.25}),
-    "mixed": (TokenPruning([LastTokenAttention(previous=False), RandomTokens()], {2: 7}), None),
-}
-build = functools.cache(hosts.build)
-close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
-def generate(model, batch, **kwargs):
-    kwargs = {
-        "max_new_tokens": NEW,
-        "do_sample": False,
-        "return_dict_in_generate": True,
-        "output_logits": True,
-    } | kwargs
-    return model.generate(**batch, **kwargs)
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @EVERY
@@ -59,30 +27,6 @@ def test_keeping_all_is_the_plain_model(name, attention):
 
 @EVERY
 @HOST
-@pytest.mark.parametrize("method", METHODS)
-def test_decoding_with_cache_is_masking_without(name, attention, method):
-    model, batch = build(name, attention), hosts.inputs(name)
-    method, keep = METHODS[method]
-    with prune(model, method, keep=keep) as pruner:
-        out = generate(model, batch)
-    expected = hosts.masked_logits(
-        model, hosts.extend(batch, out.sequences), hosts.gone(pruner.last, out.sequences.shape[1])
-    )
-    prompt = batch["input_ids"].shape[1]
-    got = torch.stack(out.logits, 1)
-    close(got, expected[:, prompt - 1 : -1])
-    # the sequence did get shorter, in each layer by what that row which keeps most has lost
-    real, left = batch["attention_mask"].bool(), None
-    for index, layer in enumerate(out.cache.layers):
-        if index in pruner.last.kept:
-            left = (real & (~pruner.last.visual | pruner.last.kept[index])).sum(1).max().item()
-        assert layer.keys.shape[2] == (prompt if left is None else left) + NEW - 1
-        assert layer.get_seq_length() == prompt + NEW - 1
-    assert left < prompt
-
-
-@EVERY
-@HOST
 @pytest.mark.parametrize("method", ["transprune", "fastv", "sparsevlm", "first"])
 def test_a_batch_is_its_samples(name, attention, method):
     model = build(name, attention)
@@ -94,16 +38,6 @@ def test_a_batch_is_its_samples(name, attention, method):
     for i, single in enumerate(alone):
         close(torch.stack(together.logits, 1)[i], torch.stack(single.logits, 1)[0])
         assert torch.equal(together.sequences[i, -NEW:], single.sequences[0, -NEW:])
-
-
-@HOST
-def test_without_cache_is_with_cache(name):
-    """Where what is dropped does not depend on what follows the image."""
-    model, batch = build(name, "sdpa"), hosts.inputs(name)
-    with prune(model, "divprune", keep={1: 0.75, 3: 0.25}):
-        cached, uncached = generate(model, batch), generate(model, batch, use_cache=False)
-    assert torch.equal(cached.sequences, uncached.sequences)
-    close(torch.stack(cached.logits), torch.stack(uncached.logits))
 
 
 @EVERY
@@ -119,60 +53,6 @@ def test_right_padding_is_left_padding(name, attention):
             states[i][batch["attention_mask"][i].bool()] for states, batch in zip(logits, (left, right), strict=True)
         )
         close(of_left, of_right)
-
-
-@HOST
-@pytest.mark.parametrize("method", ["transprune", "fastv", "first", "renumbered"])
-def test_a_second_turn_reuses_the_cache(name, method):
-    model = build(name, "sdpa")
-    batch = hosts.inputs(name, (1, 2))
-    renumber = method == "renumbered"
-    if renumber and name.startswith("qwen"):
-        pytest.skip("has multimodal positions")
-    method, keep = METHODS["transprune" if renumber else method]
-    with prune(model, method, keep=keep, positions="renumbered" if renumber else "original") as pruner:
-        first = generate(model, batch)
-        more = torch.cat([first.sequences, torch.randint(2, 50, (2, 6), generator=torch.Generator().manual_seed(1))], 1)
-        text = {k: v for k, v in hosts.only(hosts.extend(batch, more)).items() if k != "mm_token_type_ids"}
-        second = generate(model, text, cache=first.cache)
-    expected = hosts.masked_logits(
-        model,
-        hosts.extend(batch, second.sequences),
-        hosts.gone(pruner.last, second.sequences.shape[1]),
-        renumber=renumber,
-    )
-    close(torch.stack(second.logits, 1), expected[:, more.shape[1] - 1 : -1])
-
-
-@pytest.mark.parametrize("name", ["llava", "llava_next", "idefics3", "smolvlm"])
-@pytest.mark.parametrize("method", ["transprune", "fastv", "first"])
-def test_a_second_turn_may_bring_an_image(name, method):
-    model = build(name, "sdpa")
-    first_row, second_row = hosts.row(name, 1, 3), hosts.row(name, 1, 4)
-    batch = hosts.collate(name, [first_row])
-    method, keep = METHODS[method]
-    with prune(model, method, keep=keep) as pruner:
-        first = generate(model, batch)
-        one = pruner.last
-        turn = hosts.collate(name, [second_row])
-        more = torch.cat([first.sequences, turn["input_ids"]], 1)
-        mask = torch.ones_like(more)
-        second = generate(model, turn | {"input_ids": more, "attention_mask": mask}, cache=first.cache)
-        two = pruner.last
-    length = second.sequences.shape[1]
-    seen = length - NEW - turn["input_ids"].shape[1] - 1  # the last generated token was not cached in the first turn
-    assert two.visual.shape[1] == length - NEW - seen
-    gone = hosts.gone(one, length)
-    for n, absent in hosts.gone(two, length - seen).items():
-        gone[n] = gone[n] | torch.nn.functional.pad(absent, (seen, 0))
-    pixels = {
-        k: torch.cat([batch[k], turn[k]], int(name in ("idefics3", "smolvlm") and k == "pixel_values"))
-        for k in batch
-        if k not in hosts.only(batch)
-    }
-    whole = {"input_ids": second.sequences, "attention_mask": torch.ones_like(second.sequences)} | pixels
-    expected = hosts.masked_logits(model, whole, gone)
-    close(torch.stack(second.logits, 1), expected[:, -NEW - 1 : -1])
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "idefics3", "smolvlm"])
@@ -196,46 +76,6 @@ def test_other_decoders_of_llava(text):
         model, hosts.extend(batch, out.sequences), hosts.gone(pruner.last, out.sequences.shape[1])
     )
     close(torch.stack(out.logits, 1), expected[:, batch["input_ids"].shape[1] - 1 : -1])
-
-
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "idefics3"])
-def test_beam_search(name):
-    model, batch = build(name, "sdpa"), hosts.inputs(name)
-    with prune(model, "divprune", keep={1: 0.75, 3: 0.25}):
-        cached = generate(model, batch, num_beams=3, output_logits=False)
-        uncached = generate(model, batch, num_beams=3, output_logits=False, use_cache=False)
-    assert torch.equal(cached.sequences, uncached.sequences)
-
-
-def test_prompt_lookup_decoding_crops_the_cache():
-    model, batch = build("llava", "sdpa"), hosts.inputs("llava", (1,))
-    with prune(model, "transprune", keep={1: 0.75, 3: 0.25}):
-        greedy = generate(model, batch, max_new_tokens=8, output_logits=False)
-        guessed = generate(model, batch, max_new_tokens=8, output_logits=False, prompt_lookup_num_tokens=2)
-    assert torch.equal(greedy.sequences, guessed.sequences)
-
-
-def test_a_cache_can_be_copied_and_repeated():
-    model, batch = build("llava"), hosts.inputs("llava", (1,))
-    step = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, batch["input_ids"].shape[1] + 2)}
-    with prune(model, "transprune", keep={1: 0.75, 3: 0.25}):
-        cache = model(**batch, use_cache=True).cache
-        copied, repeated = copy.deepcopy(cache), copy.deepcopy(cache)
-        repeated.batch_repeat_interleave(3)
-        one = model(**step, cache=cache).logits
-        assert torch.equal(model(**step, cache=copied).logits, one)
-        many = model(**{k: v.repeat(3, 1) for k, v in step.items()}, cache=repeated).logits
-    close(many, one.expand(3, -1, -1))
-
-
-def test_right_padding_with_cache():
-    model, batch = build("llava"), hosts.inputs("llava", side="right")
-    ids = torch.cat([batch["input_ids"], torch.randint(2, 50, (3, 5))], 1)
-    grown = hosts.extend(batch, ids)
-    with prune(model, "transprune", keep={1: 0.75, 3: 0.25}) as pruner:
-        cache = model(**batch, use_cache=True).cache
-        logits = model(input_ids=ids[:, -5:], attention_mask=grown["attention_mask"], cache=cache).logits
-    close(logits, hosts.masked_logits(model, grown, hosts.gone(pruner.last, ids.shape[1]))[:, -5:])
 
 
 @pytest.mark.parametrize(
@@ -347,10 +187,3 @@ def test_hidden_states_and_attentions_can_be_asked_for():
         out = model(**batch, output_hidden_states=True, output_attentions=True)
     length = batch["input_ids"].shape[1]
     assert [a.shape[-1] for a in out.attentions] == [length] * 2 + [length - 8] * 3
-
-
-def test_sampling_many_per_prompt():
-    model, batch = build("llava", "sdpa"), hosts.inputs("llava")
-    with prune(model, "transprune"):
-        out = generate(model, batch, do_sample=True, num_return_sequences=2, output_logits=False)
-    assert out.sequences.shape == (6, batch["input_ids"].shape[1] + NEW)

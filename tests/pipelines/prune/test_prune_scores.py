@@ -14,15 +14,10 @@ from guidance.tokens.pruning import TokenPruning
 from pipelines.prune import attention as prune_attention
 from pipelines.prune.pruner import prune
 
+pytestmark = pytest.mark.usefixtures("inference")
 build = functools.cache(hosts.build)
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
 HOST = pytest.mark.parametrize("name", hosts.HOSTS)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def decision(name, pruning, batch, attention="sdpa"):
