@@ -2,10 +2,11 @@ import functools
 from pathlib import Path
 
 import pytest
+from batch_runs import made, prompts
 from embedded import embedded, weights
 from study_folder import ram, serve
 
-__all__ = ["embedded", "host", "ram", "serve", "weights"]
+__all__ = ["embedded", "host", "made", "prompts", "ram", "serve", "weights"]
 
 
 @functools.cache
