@@ -56,14 +56,19 @@ def load_evaluator(name: str, folder: str | Path, clip: LatentCLIP | None = None
         raise ValueError(f"`evaluators` wants a {cls.__name__} for {name!r}, and {str(folder)!r} holds a {held}.")
     if not issubclass(cls, CLIPHead):
         return cls.from_pretrained(folder).eval()
-    clip = clip or load_evaluator("clip", Path(folder).parent / "clip")
-    return cls.from_pretrained(folder, clip=clip).eval()
+    return cls.from_pretrained(folder, clip=clip or _load_clip(Path(folder).parent / "clip")).eval()
+
+
+def _load_clip(folder: str | Path) -> LatentCLIP:
+    clip = load_evaluator("clip", folder)
+    assert isinstance(clip, LatentCLIP)
+    return clip
 
 
 def load_evaluators(folders: Mapping[str, str | Path]) -> list[Evaluator]:
     """Loads a panel, name to folder (or hub id); its heads share its CLIP, or without one that beside their folders.
     See `load_evaluator`."""
-    load_clip = functools.cache(functools.partial(load_evaluator, "clip"))
+    load_clip = functools.cache(_load_clip)
 
     def load(name: str, folder: str | Path) -> Evaluator:
         if name == "clip":

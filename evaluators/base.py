@@ -14,7 +14,7 @@ tokens     ``(batch, tokens, dim)`` states              visual tokens at one dep
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ class Calibration:
 
     def at(self, noise_level: float) -> tuple[float, float]:
         """`spread` and `reliability` at a noise level, linearly interpolated."""
-        return tuple(float(np.interp(noise_level, self.noise_level, y)) for y in (self.spread, self.reliability))
+        spread, reliability = (np.interp(noise_level, self.noise_level, y) for y in (self.spread, self.reliability))
+        return float(spread), float(reliability)
 
 
 @runtime_checkable
@@ -70,27 +71,33 @@ class Evaluator(Protocol):
         calibration: `None` where it was never measured.
     """
 
-    name: str
-    space: str
-    needs_prompt: bool
-    in_channels: int | None
-    calibration: Calibration | None
+    @property
+    def name(self) -> str: ...
+    @property
+    def space(self) -> str: ...
+    @property
+    def needs_prompt(self) -> bool: ...
+    @property
+    def in_channels(self) -> int | None: ...
+    @property
+    def calibration(self) -> Calibration | None: ...
 
-    def __call__(self, candidates: torch.Tensor, context: Context) -> torch.Tensor: ...
+    # `context` is a `Context`, of tokens a `TokenContext`.
+    def __call__(self, candidates: torch.Tensor, context: Any) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class FunctionEvaluator:
     """A plain ``function(candidates, context) -> scores`` as an evaluator."""
 
-    function: Callable[[torch.Tensor, Context], torch.Tensor]
+    function: Callable[[torch.Tensor, Any], torch.Tensor]
     name: str
     space: str = "denoised"
     needs_prompt: bool = False
     in_channels: int | None = None
     calibration: Calibration | None = None
 
-    def __call__(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+    def __call__(self, candidates: torch.Tensor, context: Any) -> torch.Tensor:
         return self.function(candidates, context)
 
 
@@ -113,7 +120,7 @@ def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
     return evaluator
 
 
-def score(evaluator: Evaluator, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+def score(evaluator: Evaluator, candidates: torch.Tensor, context: Any) -> torch.Tensor:
     """Calls an evaluator; returns float32 scores ``(batch, candidates)``.
 
     Raises:

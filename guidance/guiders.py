@@ -45,7 +45,7 @@ class Guider:
     def __init__(self, guider: BaseGuidance) -> None:
         if not isinstance(guider, BaseGuidance):
             raise TypeError(f"`guider` must be a diffusers guider, got {type(guider).__name__}.")
-        foreign = set(guider._input_predictions) - {"pred_cond", "pred_uncond"}
+        foreign: set[str] = set(guider._input_predictions or ()) - {"pred_cond", "pred_uncond"}
         if foreign or type(guider).prepare_models is not BaseGuidance.prepare_models:
             raise ValueError(
                 f"`guider` {type(guider).__name__} needs passes that the pipeline does not make; there are "
@@ -58,15 +58,15 @@ class Guider:
         self.guider.set_state(
             step=step.index - step.start_index,
             num_inference_steps=step.num_steps - step.start_index,
-            timestep=step.timestep,
+            timestep=step.timestep,  # type: ignore[arg-type]  # any number; diffusers says LongTensor
         )
         # Which passes it wants now: outside its `start` and `stop` the conditional one alone. APG renews its momentum.
-        passes = self.guider.prepare_inputs({})
+        passes = self.guider.prepare_inputs({})  # type: ignore[arg-type]  # every subclass takes a dict
         # Its norm is over whole rows, and torch takes one over at most two dimensions besides the batch.
         flat = isinstance(self.guider, MagnitudeAwareGuidance)
         for item in passes:
             prediction = getattr(step, getattr(item, self.guider._identifier_key))
-            item.noise_pred = prediction.flatten(2) if flat else prediction
+            item["noise_pred"] = prediction.flatten(2) if flat else prediction
         prediction = self.guider(passes).pred.view_as(step.pred_cond)
         direction, moved = (
             (p - step.pred_uncond).flatten(1).to(torch.promote_types(p.dtype, torch.float32))

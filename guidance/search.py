@@ -9,7 +9,7 @@ from evaluators.base import Evaluator
 
 from .panel import Panel, preferred
 from .schedules import check_window
-from .step import DenoisingStep
+from .step import Decision, DenoisingStep
 
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 
@@ -59,7 +59,7 @@ class GreedySearch(Panel):
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
 
-    def decide(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict]:
+    def decide(self, step: DenoisingStep) -> Decision | tuple[torch.Tensor | None, dict]:
         """The scale of every row ``(batch,)``, `None` outside the window, and its reasons, for the trace.
 
         A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:

@@ -7,7 +7,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from ..base import Calibration, Context
 
 
-class LatentEvaluator(ModelMixin, ConfigMixin):
+class LatentEvaluator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the two declare `config_name` differently
     """A diffusers model that reads latents ``(n, C, H, W)`` at unit variance and a noise share.
 
     Subclasses give `name`, `needs_prompt` and ``forward(candidates, context) -> scores``; their config holds
@@ -19,25 +19,29 @@ class LatentEvaluator(ModelMixin, ConfigMixin):
 
     @property
     def space(self) -> str:
-        return self.config.space
+        return self.config["space"]
 
     @property
     def in_channels(self) -> int:
-        return self.config.in_channels
+        return self.config["in_channels"]
 
     @property
     def calibration(self) -> Calibration | None:
-        values = self.config.calibration
+        values = self.config["calibration"]
         return Calibration(**{k: tuple(v) for k, v in values.items()}) if values else None
 
     def calibrate(self, calibration: Calibration) -> None:
         """Sets the calibration that `save_pretrained` writes into config.json."""
         self.register_to_config(calibration={k: list(v) for k, v in vars(calibration).items()})
 
+    def follow(self, candidates: torch.Tensor) -> None:
+        """Moves this model to the device of `candidates`."""
+        if candidates.device != self.device:
+            self.to(candidates.device)  # type: ignore[arg-type]  # diffusers' `wraps` takes `self` for an argument
+
     def flat(self, candidates: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """``(batch, candidates, C, H, W)`` to one batch on this model's device, and its noise shares."""
-        if candidates.device != self.device:
-            self.to(candidates.device)
+        self.follow(candidates)
         latents = candidates.flatten(0, 1).to(self.dtype)
         level = torch.full((len(latents),), context.noise_level, device=latents.device, dtype=self.dtype)
         return latents, level

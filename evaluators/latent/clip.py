@@ -1,19 +1,23 @@
 """Latent CLIP: how well does a noisy latent match the prompt?"""
 
+import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..base import Context
 from .base import LatentEvaluator
 from .trunk import LatentTrunk
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+    from typing_extensions import Self
 
 
 class LatentCLIP(LatentEvaluator):
@@ -25,6 +29,7 @@ class LatentCLIP(LatentEvaluator):
 
     name = "clip"
     needs_prompt = True
+    tokenizer: "CLIPTokenizer"  # not made here: of the folder, or set
 
     @register_to_config
     def __init__(
@@ -37,20 +42,24 @@ class LatentCLIP(LatentEvaluator):
         space: str = "noisy",
         calibration: dict | None = None,
     ) -> None:
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
         super().__init__()
         self.trunk = LatentTrunk(in_channels, channels, blocks, dim)
         self.text_model = CLIPTextModelWithProjection(CLIPTextConfig(**{**text_config, "projection_dim": dim}))
         self.logit_scale = nn.Parameter(torch.tensor(2.0))
-        self.tokenizer: CLIPTokenizer | None = None
         self._encoded: tuple[tuple, torch.Tensor] | None = None
         self._seen: tuple[weakref.ref, float, torch.Tensor] | None = None
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)
         self.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "LatentCLIP":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **kwargs: Any) -> "Self":
+        from transformers import CLIPTokenizer
+
+        assert pretrained_model_name_or_path is not None  # the tokenizer takes a folder or hub id
         model = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         subfolder = f"{kwargs.get('subfolder') or '.'}/tokenizer"
         model.tokenizer = CLIPTokenizer.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder)
@@ -87,5 +96,6 @@ class LatentCLIP(LatentEvaluator):
 
     def forward(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
         image = F.normalize(self.trunk.head(self.features(candidates, context)), dim=-1)
+        assert context.prompt is not None  # `needs_prompt`
         text = self.encode_text(context.prompt)
         return self.logit_scale.exp() * torch.einsum("bkd,bd->bk", image, text)

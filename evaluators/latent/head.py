@@ -4,10 +4,10 @@ The CLIP is frozen and belongs to all of them; it looks at the candidates once, 
 cost or less.
 """
 
+import os
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from torch import nn
 from ..base import Context
 from .base import LatentEvaluator
 from .clip import LatentCLIP
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def mlp(inputs: int, dim: int) -> nn.Sequential:
@@ -37,16 +40,17 @@ class CLIPHead(LatentEvaluator):
     """
 
     needs_prompt = True
+    clip: LatentCLIP
 
-    def read(self, clip: LatentCLIP) -> "CLIPHead":
+    def read(self, clip: LatentCLIP) -> "Self":
         """Sets the CLIP whose features this head reads, the only one that it ever can; returns itself.
 
         Raises:
             ValueError: this head was trained on another CLIP.
         """
-        if self.config.clip is None:
+        if self.config["clip"] is None:
             self.register_to_config(clip=fingerprint(clip))
-        if self.config.clip != fingerprint(clip):
+        if self.config["clip"] != fingerprint(clip):
             raise ValueError(f"evaluator {self.name!r} was trained on another latent CLIP than the `clip` it got.")
         # Around nn.Module, which would register it and save its weights with this head's.
         object.__setattr__(self, "clip", clip)
@@ -54,8 +58,10 @@ class CLIPHead(LatentEvaluator):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, clip: LatentCLIP, **kwargs: Any
-    ) -> "CLIPHead":
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *, clip: LatentCLIP | None = None, **kwargs: Any
+    ) -> "Self":
+        if clip is None:
+            raise TypeError(f"`clip` is missing: a {cls.__name__} is a head on the latent CLIP that it was trained on.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs).read(clip)
 
     @property
@@ -79,11 +85,11 @@ class CLIPHead(LatentEvaluator):
         return torch.einsum("bkd,bd->bk", self.image(features), query)
 
     def forward(self, candidates: torch.Tensor, context: Context) -> torch.Tensor:
+        assert context.prompt is not None  # `needs_prompt`
         asked = [self.asked(prompt) for prompt in context.prompt]
         if not any(asked):
             return torch.zeros(candidates.shape[:2], device=candidates.device)
-        if candidates.device != self.device:
-            self.to(candidates.device)
+        self.follow(candidates)
         features = self.clip.features(candidates, context).to(self.dtype)
         speaks = torch.tensor(asked, device=candidates.device)[:, None]
         return torch.where(speaks, self.logits(features, self.query(context.prompt)), 0.0)

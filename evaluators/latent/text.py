@@ -49,10 +49,11 @@ class LatentTextRendering(CLIPHead):
 
     def spell(self, words: Sequence[str]) -> torch.Tensor:
         """Words to vectors ``(n, dim)``."""
-        places, offsets = [], []
+        places: list[int] = []
+        offsets: list[int] = []
         for word in words:
             offsets.append(len(places))
-            word = word.upper()[: self.config.max_length]
+            word = word.upper()[: self.config["max_length"]]
             places += [128 * at + (ord(letter) if ord(letter) < 128 else 127) for at, letter in enumerate(word)]
         return self.word(
             self.letters(torch.tensor(places, device=self.device), torch.tensor(offsets, device=self.device))

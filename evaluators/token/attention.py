@@ -12,7 +12,8 @@ class InstructionAttention(TokenEvaluator):
     name = "instruction"
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        return context.need("attention", self.name)(context.instruction).mean(1)
+        instruction = context.need("instruction", self.name)
+        return context.need("attention", self.name)(instruction).mean(1)
 
 
 class LastTokenAttention(TokenEvaluator):
@@ -29,7 +30,8 @@ class LastTokenAttention(TokenEvaluator):
         self.previous = previous
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        return context.need("attention", self.name)(context.last, previous=self.previous).mean(1)
+        last = context.need("last", self.name)
+        return context.need("attention", self.name)(last, previous=self.previous).mean(1)
 
 
 class ClassTokenAttention(TokenEvaluator):

@@ -6,7 +6,7 @@ padded, `TokenContext.valid` says where. Scores are ``(batch, tokens)``, higher 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeGuard, overload
 
 import torch
 
@@ -73,6 +73,17 @@ class TokenContext:
     encoder_attention: Callable[[], torch.Tensor] | None = None
     encoder_keys: Callable[[], torch.Tensor] | None = None
 
+    @overload
+    def need(self, attribute: Literal["states", "instruction", "last"], reader: str) -> torch.Tensor: ...
+    @overload
+    def need(self, attribute: Literal["embeddings"], reader: str) -> Callable[[], Embeddings]: ...
+    @overload
+    def need(self, attribute: Literal["attention"], reader: str) -> Received: ...
+    @overload
+    def need(
+        self, attribute: Literal["attention_matrix", "keys", "encoder_attention", "encoder_keys"], reader: str
+    ) -> Callable[[], torch.Tensor]: ...
+
     def need(self, attribute: str, reader: str) -> Callable | torch.Tensor:
         """The attribute, which this host may lack.
 
@@ -105,6 +116,20 @@ class TokenEvaluator:
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         raise NotImplementedError
+
+
+class LayerObserver(Evaluator, Protocol):
+    """An evaluator that follows tokens through layers, see `TokenEvaluator`."""
+
+    @property
+    def layers(self) -> tuple[int, int]: ...
+
+    def observe(self, x: torch.Tensor, y: torch.Tensor, valid: torch.Tensor) -> torch.Tensor: ...
+
+
+def observes(evaluator: Evaluator) -> TypeGuard[LayerObserver]:
+    """Whether it follows tokens through layers."""
+    return hasattr(evaluator, "observe")
 
 
 def as_token_evaluator(evaluator: Evaluator | Callable) -> Evaluator:

@@ -29,6 +29,7 @@ class RaterAttention(TokenEvaluator):
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         embeddings = context.need("embeddings", self.name)()
-        queries = torch.zeros_like(context.instruction)
-        queries[context.instruction] = text_raters(embeddings)[embeddings.spoken]
+        instruction = context.need("instruction", self.name)
+        queries = torch.zeros_like(instruction)
+        queries[instruction] = text_raters(embeddings)[embeddings.spoken]
         return context.need("attention", self.name)(queries, previous=True).mean(1)

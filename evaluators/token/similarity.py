@@ -33,7 +33,7 @@ class InstructionSimilarity(TokenEvaluator):
         embedding = self.embedding
         if embedding is None:
             spoken = context.need("instruction", self.name).float()
-            embedding = torch.einsum("bl,bld->bd", spoken, context.states.float())
+            embedding = torch.einsum("bl,bld->bd", spoken, context.need("states", self.name).float())
         if self.project is not None:
             candidates = self.project(candidates)
         batch, _, dim = candidates.shape
