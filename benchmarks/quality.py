@@ -11,12 +11,10 @@ finished picture: it tells how far the search got what it looked for.
 """
 
 import argparse
-import functools
-import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +26,10 @@ from tqdm.auto import tqdm
 import tinyworld
 from commands.parser import Parser
 from evaluators import EVALUATORS, Context, LatentCLIP, load_evaluator
-from guidance import GreedySearch, Guider, Schedule
-from pipelines import TinyWorldPipeline, best_of
+from guidance import GreedySearch
+from pipelines import TinyWorldPipeline
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
-from tinyworld.judge import judge
 from tinyworld.recipes.data import captions_of
-from training.latents import encode
 from training.loop import hardware
 from training.quick import quicken
 
@@ -50,10 +46,10 @@ from .metrics import (
     real_images,
     win_rate,
 )
+from .pictures import folder, run, settings
 from .provenance import commit
 from .rivals import STEPS, Method
 
-BATCH = 32
 VALIDATION_SEED = 1  # 0 is that of the calibration
 
 
@@ -61,95 +57,6 @@ def held_out_prompts(n: int, seed: int = 0) -> list[str]:
     """`n` captions of combinations that training never saw, the categories in turn."""
     rng = np.random.default_rng((seed, 20))
     return [caption(sample_spec(rng, "test", CATEGORIES[i % len(CATEGORIES)]), rng) for i in range(n)]
-
-
-# ---------------------------------------------------------------------------------------------------- making images
-
-
-def run(
-    pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None = None
-) -> dict[str, np.ndarray]:
-    """An image per prompt and seed, in prompt-major order; batches are kept in `folder` and read from there as long as
-    nothing that they depend on has changed, the code apart.
-
-    Returns:
-        Per image ``correct``, ``score``, ``nfe``, ``scale`` and ``timestep`` ``(images, steps)``, the uint8 ``images``
-        ``(images, 64, 64, 3)``, and what the VAE makes of them, ``latents`` ``(images, 4, 16, 16)``.
-    """
-    rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
-    size = max(1, BATCH // method.n)
-    parts = []
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        file = None if folder is None else folder / f"{depends(pipe, method, batch)}.npz"
-        parts.append(finished(file, lambda batch=batch: make(pipe, method, batch)))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]]) -> str:
-    """A digest of everything but a method's name, which says what is special about its guidance, and the code."""
-    names = {"text_to_image"}
-    values = [method.n, method.best, method.steps, method.options, rows]
-    if method.best or not isinstance(method.guidance, (Schedule, Guider)):
-        names |= {*pipe.guidance.evaluators, *getattr(method.guidance, "evaluators", ())}
-        values.append(settings(pipe))
-    values.append({name: weights_digest(tinyworld.WEIGHTS / name) for name in sorted(names)})
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def weights_digest(folder: Path) -> str:
-    """Of a model's weights and configurations."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def make(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
-    """One batch of `run`: prompts and the seeds of their noise. The first of a method's n images has the noise that
-    those of other methods have."""
-    search: GreedySearch = pipe.guidance
-    texts, n = [text for text, _ in rows], method.n
-    call = {
-        "num_inference_steps": method.steps,
-        "generator": [torch.Generator().manual_seed(seed + 500_009 * k) for _, seed in rows for k in range(n)],
-        "guidance": method.guidance,
-        "output_type": "latent",
-    } | method.options
-    kept = torch.arange(len(rows)) * n
-    if method.best:
-        best = best_of(pipe, texts, n, list(search.evaluators.values()), search.weights, **call)
-        latents, kept = best.images, kept + best.chosen
-    else:
-        latents = pipe(texts, num_images_per_prompt=n, **call).images[::n]
-    trace = pipe.guidance_trace
-    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.cpu()
-    images = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    verdicts = [judge(image, text) for image, text in zip(images, texts, strict=True)]
-    return {
-        "correct": np.array([int(v.correct) for v in verdicts]),
-        "score": np.array([v.score for v in verdicts]),
-        "nfe": trace.nfe.view(-1, n).sum(1).numpy(),
-        "scale": np.stack([trace.sample(int(row)).scales[:, 0].numpy() for row in kept]),
-        "timestep": np.tile([step["timestep"] for step in trace.steps], (len(rows), 1)),
-        "images": images,
-        "latents": encode(pipe.vae, images).numpy(),
-    }
-
-
-def finished(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-    """What `make` returns, kept in (and read from) `file`."""
-    if file is None:
-        return make()
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".tmp.npz")
-        np.savez(partial, **make())
-        partial.rename(file)
-    with np.load(file) as stored:
-        return {key: stored[key] for key in stored.files}
 
 
 @torch.no_grad()
@@ -162,9 +69,6 @@ def clip_scores(clip: LatentCLIP, latents: np.ndarray, prompts: Sequence[str], s
             for i in range(0, len(latents), 256)
         ]
     ).numpy()
-
-
-# -------------------------------------------------------------------------------------------------------- reporting
 
 
 def tune(
@@ -239,19 +143,6 @@ def comparisons(
         if name.startswith("ablation:"):
             table[name]["unchanged"] = "ablation:noise" if name.startswith("ablation:noise") else "dynamic"
     return table
-
-
-def folder(work: Path | None, *names: str) -> Path | None:
-    """Where the batches of a method are kept."""
-    return None if work is None else work.joinpath(*(name.replace(":", "_") for name in names))
-
-
-def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
-    """The search, as JSON."""
-    search = pipe.guidance
-    values = {k: v for k, v in vars(search).items() if k != "evaluators"} | {"evaluators": list(search.evaluators)}
-    calibration = {name: e.calibration and vars(e.calibration) for name, e in search.evaluators.items()}
-    return json.loads(json.dumps(values | {"calibration": calibration}))
 
 
 def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality, rivals
+from benchmarks import pictures, quality, rivals
 from guidance import GUIDERS, SCHEDULES, GreedySearch
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
 from tinyworld.pipeline import TinyWorldPipeline
@@ -31,7 +31,7 @@ def test_what_is_finished_is_not_made_twice(tmp_path):
         made.append(1)
         return {"correct": np.array([1, 0]), "images": np.zeros((2, 4, 4, 3), np.uint8)}
 
-    first, second = (quality.finished(tmp_path / "static_6" / "00000.npz", make) for _ in range(2))
+    first, second = (pictures.finished(tmp_path / "static_6" / "00000.npz", make) for _ in range(2))
     assert len(made) == 1
     assert first["correct"].tolist() == second["correct"].tolist() == [1, 0]
 
@@ -113,7 +113,7 @@ def test_a_batch(pipe, name, nfe):
     for grid in rivals.families(pipe.guidance).values():
         table |= grid
     method = replace(table[name], steps=table[name].steps // 5)
-    found = quality.make(pipe, method, [("a red circle", 1)])
+    found = pictures.make(pipe, method, [("a red circle", 1)])
     assert found["nfe"].tolist() == [nfe]
     assert found["images"].shape == (1, 64, 64, 3) and found["images"].dtype == np.uint8
     assert found["scale"].shape == found["timestep"].shape == (1, method.steps)
@@ -125,17 +125,17 @@ def test_methods_share_their_noise(pipe):
     """A search over one scale is that static scale: the same pictures, also as the first of several."""
     rows = [("a red circle", 1), ("two blue stars", 2)]
     one = rivals.Method(GreedySearch([], [3.0]), steps=3)
-    static = quality.make(pipe, replace(rivals.static(False)["static:3"], steps=3), rows)
-    assert np.array_equal(static["images"], quality.make(pipe, one, rows)["images"])
-    first = quality.make(pipe, replace(one, n=2), rows)
+    static = pictures.make(pipe, replace(rivals.static(False)["static:3"], steps=3), rows)
+    assert np.array_equal(static["images"], pictures.make(pipe, one, rows)["images"])
+    first = pictures.make(pipe, replace(one, n=2), rows)
     assert np.abs(static["images"].astype(int) - first["images"]).max() <= 1
 
 
 def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "BATCH", 2)
+    monkeypatch.setattr(pictures, "BATCH", 2)
     method, prompts, made = rivals.Method(GreedySearch([], [3.0]), steps=2), ["a red circle", "two blue stars"], []
-    whole = quality.run(pipe, method, prompts, range(2))
-    stock = quality.make
+    whole = pictures.run(pipe, method, prompts, range(2))
+    stock = pictures.make
 
     def stop(pipe, method, rows):
         if made:
@@ -143,11 +143,11 @@ def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
         made.append(rows)
         return stock(pipe, method, rows)
 
-    monkeypatch.setattr(quality, "make", stop)
+    monkeypatch.setattr(pictures, "make", stop)
     with pytest.raises(KeyboardInterrupt):
-        quality.run(pipe, method, prompts, range(2), tmp_path)
-    monkeypatch.setattr(quality, "make", lambda *args: made.append(args[2]) or stock(*args))
-    again = quality.run(pipe, method, prompts, range(2), tmp_path)
+        pictures.run(pipe, method, prompts, range(2), tmp_path)
+    monkeypatch.setattr(pictures, "make", lambda *args: made.append(args[2]) or stock(*args))
+    again = pictures.run(pipe, method, prompts, range(2), tmp_path)
     assert [[text for text, _ in rows] for rows in made] == [[prompts[0]] * 2, [prompts[1]] * 2]
     assert made[0][0][1] != made[0][1][1], "another seed"
     assert all(np.array_equal(whole[key], again[key]) for key in whole)
@@ -211,11 +211,11 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
     assert report["methods"]["static:2"]["minus_best_rival"] is None
     assert report["methods"]["dynamic"]["minus_best_rival"]["of"] in rivals.static(True) | rivals.quick_rivals()
     assert len(report["timesteps"]) == 2 and report["ablations"] == {} and report["validation"] == {}
-    monkeypatch.setattr(quality, "make", None)
+    monkeypatch.setattr(pictures, "make", None)
     assert quality.main(arguments) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["methods"] == report["methods"]
-    monkeypatch.setattr(quality, "weights_digest", str)  # other weights
+    monkeypatch.setattr(pictures, "weights_digest", str)  # other weights
     with pytest.raises(TypeError):
         quality.main(arguments)  # which have to be made, by `None`
 
