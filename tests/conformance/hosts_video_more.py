@@ -20,7 +20,7 @@ from diffusers import (
     SkyReelsV2Transformer3DModel,
 )
 from host import register
-from hosts_video import CHANNELS, FRAMES, IMAGE, IMAGE_TEXT, SHAPE, T2V, i2v_transformer, transformer, unipc, wan
+from hosts_video import CHANNELS, FRAMES, IMAGE, IMAGE_TEXT, SHAPE, T2V, i2v_transformer, transformer, wan
 from parts_video import clip, clip_vision, row
 from tiny import DIM
 

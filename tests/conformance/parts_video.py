@@ -9,9 +9,26 @@ from diffusers import AutoencoderKLWan
 from host import PROMPTS, Host
 from PIL import Image
 from tiny import DIM, t5
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 SIZE = 32  # height and width of pictures
+CHAT = """
+{%- for message in messages %}
+{%- if message["content"] is string %}{{ message["content"] }}{% else %}
+{%- for part in message["content"] %}{{ part["text"] }}{% endfor %}{% endif %}{% endfor %}
+"""
 ABOUT = ("scale", "output", "common", "note", "refused")  # the fields of a Host that `row` passes on
 
 
@@ -33,6 +50,11 @@ def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
+def pictures() -> list[Image.Image]:
+    """One for each of `PROMPTS`."""
+    return [picture(0), picture(1)]
+
+
 def clip(frames: int, size: int = SIZE) -> list[Image.Image]:
     """A video of noise."""
     return [picture(i, size) for i in range(frames)]
@@ -45,6 +67,56 @@ def umt5() -> dict:
         vocab_size=len(tokenizer), d_model=DIM, d_kv=8, d_ff=DIM, num_layers=1, num_heads=2, tie_word_embeddings=False
     )
     return {"text_encoder": UMT5EncoderModel(config), "tokenizer": tokenizer}
+
+
+def chat_tokenizer() -> T5Tokenizer:
+    """The tokenizer of T5 with a chat template, for language models."""
+    tokenizer = t5(DIM)[1]
+    tokenizer.chat_template = CHAT.strip()
+    return tokenizer
+
+
+def qwen_vl(kind: type = Qwen2VLForConditionalGeneration, config: type = Qwen2VLConfig, **vision) -> PreTrainedModel:
+    """Two layers of Qwen2-VL or one of its successors."""
+    text = {
+        "vocab_size": len(t5(DIM)[1]),
+        "hidden_size": DIM,
+        "intermediate_size": DIM,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    vision = {"depth": 1, "hidden_size": DIM, "num_heads": 2, "patch_size": 4} | vision
+    return kind(config(text_config=text, vision_config=vision))
+
+
+def gemma3() -> dict:
+    """Two layers, with the tokenizer of T5."""
+    tokenizer = t5(DIM)[1]
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": DIM,
+        "intermediate_size": DIM,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return {"text_encoder": Gemma3ForConditionalGeneration(config), "tokenizer": tokenizer}
 
 
 def clip_vision() -> dict:
