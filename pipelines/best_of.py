@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from evaluators.base import Evaluator
 from guidance.panel import Panel, preferred
 
 from .guide import denoisers, unpack_latents
 from .patch import patch
+from .types import Pipeline
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def best_of(
     # Not by hooks, which see what `guide` fills in for the rows that it leaves out.
     undo = [patch(denoiser, "forward", count) for denoiser in denoisers(pipe)]
     try:
-        images = pipe(prompts, num_images_per_prompt=n, callback_on_step_end=keep, **kwargs).images
+        images = cast(Pipeline, pipe)(prompts, num_images_per_prompt=n, callback_on_step_end=keep, **kwargs).images
     finally:
         for undo_one in undo:
             undo_one()

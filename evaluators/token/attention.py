@@ -12,8 +12,8 @@ class InstructionAttention(TokenEvaluator):
     name = "instruction"
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        instruction = context.need("instruction", self.name)
-        return context.need("attention", self.name)(instruction).mean(1)
+        attention = context.need("attention", self.name)
+        return attention(context.need("instruction", self.name)).mean(1)
 
 
 class LastTokenAttention(TokenEvaluator):
@@ -30,8 +30,8 @@ class LastTokenAttention(TokenEvaluator):
         self.previous = previous
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        last = context.need("last", self.name)
-        return context.need("attention", self.name)(last, previous=self.previous).mean(1)
+        attention = context.need("attention", self.name)
+        return attention(context.need("last", self.name), previous=self.previous).mean(1)
 
 
 class ClassTokenAttention(TokenEvaluator):

@@ -3,10 +3,11 @@
 No attention implementation is asked for its weights, so SDPA and FlashAttention stay in use.
 """
 
-import inspect
+import sys
 
 import torch
-from torch import nn
+
+from .modules import DecoderLayer
 
 CHUNK = 128  # queries at a time: a long instruction times a long sequence would not fit into memory
 
@@ -26,7 +27,7 @@ def take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def attention_received(
-    layer: nn.Module,
+    layer: DecoderLayer,
     states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     queries: torch.Tensor,
@@ -36,7 +37,7 @@ def attention_received(
     """Causal attention weights in a decoder layer, averaged over some queries.
 
     Args:
-        layer: a decoder layer of the Llama family (`prune_decoder.DECODERS`).
+        layer: a decoder layer of the Llama family (`decoder.DECODERS`).
         states: its input, ``(batch, length, dim)``.
         position_embeddings: cosines and sines for these states, ``(batch or 1, length, head dim)``.
         queries: ``(batch, length)``, which states ask.
@@ -47,7 +48,7 @@ def attention_received(
         ``(batch, heads, past + length)`` float32; zero in a row without queries.
     """
     attention = layer.self_attn
-    rotate = inspect.getmodule(type(attention)).apply_rotary_pos_emb
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     cos, sin = (part.expand(states.shape[0], -1, -1) for part in position_embeddings)
     normed = layer.input_layernorm(states)
     order, real = compact(queries)

@@ -62,7 +62,7 @@ def kept_in(cache: Cache | None, index: int) -> torch.Tensor | None:
     """
     if cache is None or index >= len(cache.layers) or not isinstance(layer := cache.layers[index], PrunedLayer):
         return None
-    slots = layer.keys.shape[-2] if layer.is_initialized else 0
+    slots = layer.keys.shape[-2] if layer.keys is not None else 0
     if slots != layer.kept.shape[1]:
         raise ValueError("`cache` was made while pruning and then continued without: start again from an empty cache.")
     return layer.kept

@@ -1,13 +1,14 @@
 """What evaluators are told about the visual tokens inside a language model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from transformers.cache_utils import DynamicLayer
 
 from evaluators.token.base import Embeddings, TokenContext
 
 from .attention import attention_received, compact, take
+from .modules import DecoderLayer
 from .reader import ClassTokenReader
 from .run import Run, Stage
 
@@ -29,7 +30,7 @@ def token_context(
     index: int,
     states: torch.Tensor,
     keep: torch.Tensor,
-    layers: nn.ModuleList,
+    layers: Sequence[DecoderLayer],
     stage_of: Callable[[torch.Tensor | None], Stage],
     reader: ClassTokenReader | None,
 ) -> TokenContext:
@@ -42,52 +43,48 @@ def token_context(
         stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
+    visual = run.visual
+    assert visual is not None
     place, valid = run.candidates()
     slots, present = run.chunk(), run.present()
     origin = slots.clamp(min=0).gather(1, place)  # in the chunk
     position = torch.arange(slots.shape[1], device=slots.device)
 
     def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
-        if previous and run.previous is None:
+        asked = run.previous if previous else states
+        if asked is None:
             raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
         at = index - previous
         cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
-        keys = cached.keys if cached is not None and cached.is_initialized else None
+        keys = cached.keys if isinstance(cached, DynamicLayer) else None
         if previous and keys is not None:  # that layer has already cached this chunk
             keys = keys[..., : -slots.shape[1], :]
         stage = stage_of(getattr(cached, "kept", None))
-        asked = run.previous if previous else states
         received = attention_received(layers[at], asked, stage.rotary, queries, stage.valid, keys)
         offset = stage.valid.shape[1] - slots.shape[1]
         return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
 
     def embeddings() -> Embeddings:
-        tokens, real = compact(run.visual)
-        words, spoken = compact(text_after(run.visual, run.real[:, run.seen :]))
+        tokens, real = compact(visual)
+        words, spoken = compact(text_after(visual, run.real[:, run.seen :]))
         return Embeddings(take(run.embeds, tokens), real, take(run.embeds, words), spoken)
 
     def keys() -> torch.Tensor:
         layer = layers[index]
         return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
 
-    def encoder_attention() -> torch.Tensor:
-        return reader(run.visual)[0].gather(1, origin).masked_fill(~valid, 0.0)
-
-    def encoder_keys() -> torch.Tensor:
-        return take(reader(run.visual)[1], origin)
-
     return TokenContext(
         layer=index,
         valid=valid,
         keep=keep,
-        ordinal=(run.visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
+        ordinal=(visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
         states=states,
-        instruction=text_after(run.at_slots(run.visual), present),
+        instruction=text_after(run.at_slots(visual), present),
         last=position == torch.where(present, position, -1).amax(1, keepdim=True),
         embeddings=embeddings,
         accumulated=run.accumulated,
         attention=attention,
         keys=keys,
-        encoder_attention=encoder_attention if reader is not None else None,
-        encoder_keys=encoder_keys if reader is not None else None,
+        encoder_attention=(lambda: reader(visual)[0].gather(1, origin).masked_fill(~valid, 0.0)) if reader else None,
+        encoder_keys=(lambda: take(reader(visual)[1], origin)) if reader else None,
     )

@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
+from evaluators.token.base import LayerObserver, observes
 from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
 from .cache import PrunedLayer, check_cache, kept_in
 from .context import token_context
+from .modules import LanguageModel, VisionLanguageModel
 from .reader import ClassTokenReader
 from .run import PruningTrace, Run, Stage
 
@@ -49,8 +52,8 @@ class DecoderPruner:
 
     def __init__(
         self,
-        host: nn.Module,
-        language_model: nn.Module,
+        host: VisionLanguageModel,
+        language_model: LanguageModel,
         pruning: TokenPruning,
         renumber: bool = False,
         reader: ClassTokenReader | None = None,
@@ -66,9 +69,9 @@ class DecoderPruner:
         if (deepest := max(pruning.keep)) >= depth:
             raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
         for e in pruning.evaluators.values():
-            if hasattr(e, "observe") and e.layers[1] > depth:
+            if observes(e) and e.layers[1] > depth:
                 raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
-        if len({p.device for p in language_model.layers.parameters()}) > 1:
+        if len({p.device for layer in language_model.layers for p in layer.parameters()}) > 1:
             raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
         if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
             raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
@@ -90,9 +93,7 @@ class DecoderPruner:
         for index, layer in enumerate(self.model.layers):
             hooks.append(layer.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
             watching = [
-                e
-                for e in self.pruning.evaluators.values()
-                if hasattr(e, "observe") and e.layers[0] <= index + 1 <= e.layers[1]
+                e for e in self.pruning.evaluators.values() if observes(e) and e.layers[0] <= index + 1 <= e.layers[1]
             ]
             if watching:
                 for block in (layer.self_attn, layer.mlp):
@@ -122,7 +123,7 @@ class DecoderPruner:
         marks = torch.tensor(tokens, device=given.device)
         if ids is not None:
             self.visual = torch.isin(ids, marks)
-        else:
+        elif embeds is not None:
             marks = self.host.get_input_embeddings()(marks).to(embeds)
             self.visual = (embeds[:, :, None] == marks).all(-1).any(-1)
 
@@ -153,7 +154,9 @@ class DecoderPruner:
             return None
         if run.cache is not None:
             for index, kept in run.kept.items():
-                run.cache.layers[index] = PrunedLayer(run.cache.layers[index], kept, run.seen + run.length)
+                layer = run.cache.layers[index]
+                assert isinstance(layer, DynamicLayer)  # `check_cache`
+                run.cache.layers[index] = PrunedLayer(layer, kept, run.seen + run.length)
         if run.slots is None:
             return None
         states = output[0]
@@ -166,7 +169,7 @@ class DecoderPruner:
         output.last_hidden_state = full
         return output
 
-    def after_block(self, watching: list[Any]) -> Callable:
+    def after_block(self, watching: list[LayerObserver]) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             run = self.run
             if run is None or run.visual is None:
@@ -246,8 +249,10 @@ class DecoderPruner:
 
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
+        visual, last = run.visual, self.last
+        assert visual is not None and last is not None
         place, valid = run.candidates()
-        total, present = run.visual.sum(1), valid.sum(1)
+        total, present = visual.sum(1), valid.sum(1)
         keep = keep_count(self.pruning.keep[index], total, present)
         if bool((keep == present).all()):
             return states
@@ -279,8 +284,8 @@ class DecoderPruner:
         run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
         run.places = run.stage = None
 
-        marks = torch.zeros(run.visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
+        marks = torch.zeros(visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
         marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)
-        self.last.kept[index] = run.visual & marks[:, :-1]
-        self.last.decisions[index] = decision
+        last.kept[index] = visual & marks[:, :-1]
+        last.decisions[index] = decision
         return take(states, order)

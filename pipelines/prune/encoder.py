@@ -1,12 +1,12 @@
 """Patches leave a stock vision encoder between two layers: CLIP, SigLIP and ViT."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from evaluators.token.base import TokenContext
+from evaluators.token.base import TokenContext, observes
 from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
@@ -36,11 +36,12 @@ class EncoderPruner:
     def __init__(self, encoder: nn.Module, pruning: TokenPruning) -> None:
         self.encoder, self.pruning = encoder, pruning
         self.first, self.norm, self.block = ENCODERS[type(encoder).__name__]
-        self.layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layers
+        stack: Any = encoder if hasattr(encoder, "layers") else encoder.encoder
+        self.layers: Sequence[nn.Module] = stack.layers
         depth = len(self.layers)
         if (deepest := max(pruning.keep)) >= depth:
             raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
-        if names := [e.name for e in pruning.evaluators.values() if hasattr(e, "observe")]:
+        if names := [e.name for e in pruning.evaluators.values() if observes(e)]:
             raise ValueError(f"evaluator {names[0]!r} follows tokens through a language model, not a vision encoder.")
         self.handles: list[Any] = []
         self.last: PruningTrace | None = None
@@ -80,7 +81,9 @@ class EncoderPruner:
         if self.left is None:
             self.left = torch.arange(present, device=states.device).expand(batch, -1)
             self.last = PruningTrace(torch.ones(batch, present, dtype=torch.bool, device=states.device))
-        total = torch.full((batch,), self.last.visual.shape[1], device=states.device)
+        last = self.last
+        assert last is not None
+        total = torch.full((batch,), last.visual.shape[1], device=states.device)
         keep = keep_count(self.pruning.keep[index], total, torch.full_like(total, present))
         if int(keep[0]) == present:
             return states
@@ -101,8 +104,8 @@ class EncoderPruner:
             tokens = merge_dropped(tokens, valid & ~decision.stays, decision.into)
         order, _ = compact(decision.stays)
         self.left = self.left.gather(1, order)
-        self.last.kept[index] = torch.zeros_like(self.last.visual).scatter(1, self.left, True)
-        self.last.decisions[index] = decision
+        last.kept[index] = torch.zeros_like(last.visual).scatter(1, self.left, True)
+        last.decisions[index] = decision
         return torch.cat([states[:, :first], take(tokens, order)], 1)
 
     def project(self, index: int, states: torch.Tensor, name: str) -> torch.Tensor:

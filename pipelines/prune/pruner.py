@@ -1,7 +1,7 @@
 """Visual-token pruning for stock transformers vision-language models."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 from torch import nn
@@ -11,6 +11,7 @@ from guidance.tokens.pruning import TokenPruning, check_keep
 
 from .decoder import DecoderPruner
 from .encoder import ENCODERS, EncoderPruner
+from .modules import LanguageModel, VisionLanguageModel
 from .reader import ClassTokenReader
 from .run import PruningTrace
 
@@ -73,7 +74,7 @@ def prune(
     if positions not in POSITIONS:
         raise ValueError(f"`positions` must be one of {POSITIONS}, got {positions!r}.")
     if kind not in HOSTS and isinstance(model, nn.Module):
-        encoder = next((m for m in model.modules() if type(m).__name__ in ENCODERS), None)
+        encoder: Any = next((m for m in model.modules() if type(m).__name__ in ENCODERS), None)
         if encoder is not None and kind in ENCODER_KINDS:
             if positions != "original":
                 raise ValueError("`positions` must be 'original' for a vision encoder.")
@@ -83,8 +84,9 @@ def prune(
         if not any(hasattr(getattr(model, "config", None), f"image_token_{n}") for n in ("id", "index")):
             raise ValueError(f"`model` {kind} has no visual tokens to prune: it is not a vision-language model.")
         raise ValueError(f"`model` {kind} is not supported, supported are {', '.join((*HOSTS, *ENCODER_KINDS))}.")
-    host = next(m for m in model.modules() if HOSTS[kind] in m._modules)  # also inside a wrapper
-    language_model = getattr(host, HOSTS[kind])
+    # Also inside a wrapper.
+    host = cast(VisionLanguageModel, next(m for m in model.modules() if HOSTS[kind] in m._modules))
+    language_model: LanguageModel = getattr(host, HOSTS[kind])
     pruning = _method(method, keep, len(language_model.layers))
     readers = [e for e in pruning.evaluators.values() if getattr(e, "reads_encoder", False)]
     reader = ClassTokenReader(host) if readers else None

@@ -2,12 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from .modules import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 
 class ClassTokenReader:
@@ -23,9 +27,9 @@ class ClassTokenReader:
         ValueError: `host` is another model, or its vision tower has no class token.
     """
 
-    def __init__(self, host: nn.Module) -> None:
+    def __init__(self, host: VisionLanguageModel) -> None:
         kind, tower = host.config.model_type, getattr(host, "vision_tower", None)
-        layers = getattr(getattr(tower, "encoder", None), "layers", ())
+        layers: Sequence[CLIPEncoderLayer] = getattr(getattr(tower, "encoder", None), "layers", ())
         if kind not in ("llava", "llava_next") or not len(layers) or type(layers[0]).__name__ != "CLIPEncoderLayer":
             raise ValueError(
                 f"`method` reads the class token of the vision encoder, which `model` {kind} does not have: it is for "
@@ -88,6 +92,8 @@ class ClassTokenReader:
         config = self.host.config
         if config.model_type == "llava":
             return read.flatten(0, 1)
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
         pinpoints, side, sizes = config.image_grid_pinpoints, config.vision_config.image_size, call["image_sizes"]
         tiles = [image_size_to_num_patches(size, pinpoints, side) for size in sizes]
         strategy = call.get("vision_feature_select_strategy") or config.vision_feature_select_strategy

@@ -66,6 +66,7 @@ class Run:
     def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices of the visual states among the present ones and which are real, both ``(batch, tokens)``."""
         if self.places is None:
+            assert self.visual is not None
             self.places = compact(self.at_slots(self.visual))
         return self.places
 

@@ -1,0 +1,38 @@
+"""What the hooks know of stock transformers modules, for type checkers. Nothing is an instance of these."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+
+class SelfAttention(nn.Module):
+    head_dim: int
+    scaling: float
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+
+
+class DecoderLayer(nn.Module):
+    """Of the Llama family (`decoder.DECODERS`)."""
+
+    input_layernorm: nn.Module
+    self_attn: SelfAttention
+    mlp: nn.Module
+
+
+class LanguageModel(nn.Module):
+    """The decoder inside a vision-language model."""
+
+    config: Any
+    layers: Sequence[DecoderLayer]
+    rotary_emb: nn.Module
+
+
+class VisionLanguageModel(nn.Module):
+    """Without its head."""
+
+    config: Any
+    get_input_embeddings: Callable[[], nn.Module]
+    get_image_features: Callable[..., Any]
+    pack_image_features: Callable[..., Any]  # LLaVA-NeXT's
