@@ -2,55 +2,32 @@
 hosts; how a score comes about they do not, nor the embedded world."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .best_of import BestOf, best_of
-from .dynamic import DynamicGuidanceMixin
-from .flux import DynamicGuidanceFluxImg2ImgPipeline, DynamicGuidanceFluxInpaintPipeline, DynamicGuidanceFluxPipeline
+from .dynamic import CLASSES, PREFIX, DynamicGuidanceMixin, dynamic_class
 from .guide import guide
-from .modular import OnlineGuider
 from .prune.pruner import Pruner, prune
-from .stable_diffusion import (
-    DynamicGuidanceStableDiffusionImg2ImgPipeline,
-    DynamicGuidanceStableDiffusionInpaintPipeline,
-    DynamicGuidanceStableDiffusionPipeline,
-)
-from .stable_diffusion_3 import (
-    DynamicGuidanceStableDiffusion3Img2ImgPipeline,
-    DynamicGuidanceStableDiffusion3InpaintPipeline,
-    DynamicGuidanceStableDiffusion3Pipeline,
-)
-from .stable_diffusion_xl import (
-    DynamicGuidanceStableDiffusionXLImg2ImgPipeline,
-    DynamicGuidanceStableDiffusionXLInpaintPipeline,
-    DynamicGuidanceStableDiffusionXLPipeline,
-)
 
-__all__ = [
-    "BestOf",
-    "DynamicGuidanceFluxImg2ImgPipeline",
-    "DynamicGuidanceFluxInpaintPipeline",
-    "DynamicGuidanceFluxPipeline",
-    "DynamicGuidanceMixin",
-    "DynamicGuidanceStableDiffusion3Img2ImgPipeline",
-    "DynamicGuidanceStableDiffusion3InpaintPipeline",
-    "DynamicGuidanceStableDiffusion3Pipeline",
-    "DynamicGuidanceStableDiffusionImg2ImgPipeline",
-    "DynamicGuidanceStableDiffusionInpaintPipeline",
-    "DynamicGuidanceStableDiffusionPipeline",
-    "DynamicGuidanceStableDiffusionXLImg2ImgPipeline",
-    "DynamicGuidanceStableDiffusionXLInpaintPipeline",
-    "DynamicGuidanceStableDiffusionXLPipeline",
-    "OnlineGuider",
-    "Pruner",
-    "best_of",
-    "guide",
-    "prune",
-]
+if TYPE_CHECKING:
+    from .modular import OnlineGuider
+
+DYNAMIC = [PREFIX + name for name in CLASSES]
+# Name to module: what brings much along is loaded when it is asked for. `TinyWorldPipeline` is looked for here but lives
+# with the embedded world, above.
+LATER = {"OnlineGuider": "pipelines.modular", "TinyWorldPipeline": "tinyworld.pipeline"}
+
+__all__ = ["BestOf", "DynamicGuidanceMixin", "OnlineGuider", "Pruner", "best_of", "guide", "prune"]
+__all__ += DYNAMIC
 
 
 def __getattr__(name: str) -> Any:
-    """`TinyWorldPipeline` is looked for here but lives with the embedded world, above: fetched when asked for."""
-    if name == "TinyWorldPipeline":
-        return importlib.import_module("tinyworld.pipeline").TinyWorldPipeline
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
+    if name in DYNAMIC:
+        return dynamic_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *LATER, *DYNAMIC]
