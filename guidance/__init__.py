@@ -2,8 +2,11 @@
 
 from .budget import Budget
 from .feynman_kac import FeynmanKac
+from .formula import Formula
 from .guiders import GUIDERS, Guider
 from .noise_search import NoiseSearch
+from .plain import PlainScheduler
+from .sampling import GuidedSampling
 from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep, Guidance
@@ -29,14 +32,17 @@ __all__ = [
     "Decision",
     "DenoisingStep",
     "Exponential",
+    "Formula",
     "FeynmanKac",
     "GreedySearch",
     "Guidance",
     "GuidanceTrace",
+    "GuidedSampling",
     "Guider",
     "Interval",
     "Linear",
     "NoiseSearch",
+    "PlainScheduler",
     "Schedule",
     "Static",
     "TokenPruning",

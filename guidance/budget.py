@@ -64,11 +64,11 @@ class Budget:
         if step.index == step.start_index:
             self.off, self.rested = step.full(0.0), step.full(0.0)
         if not self.reuse and step.skipped is not None:
-            scale = torch.where(skipped, 1.0, scale)
+            scale = torch.where(skipped, step.formula.unguided, scale)
             decision = decision._replace(scale=scale, prediction=None)
         self.off = torch.where(skipped, self.off, self.off_by(step, scale))
         self.rested = torch.where(skipped, self.rested + 1, 0.0)
-        skip = (scale - 1).abs() * self.off <= self.tolerance
+        skip = (scale - step.formula.unguided).abs() * self.off <= self.tolerance
         if self.recheck is not None:
             skip &= self.rested < self.recheck - 1
         return decision._replace(skip=skip if decision.skip is None else skip | decision.skip)

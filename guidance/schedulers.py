@@ -35,6 +35,8 @@ class Scheduler(Protocol):
 
 def is_affine(scheduler: Scheduler) -> bool:
     """Whether candidates may be formed from two evaluations."""
+    if hasattr(scheduler, "affine"):  # `PlainScheduler`
+        return scheduler.affine
     clips = scheduler.config.get("clip_sample", False) or scheduler.config.get("thresholding", False)
     return type(scheduler).__name__ in AFFINE and not clips
 
@@ -42,12 +44,18 @@ def is_affine(scheduler: Scheduler) -> bool:
 def _is_flow(scheduler: Scheduler) -> bool:
     if "prediction_type" in scheduler.config:
         return scheduler.config["prediction_type"] == "flow_prediction"
-    return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
+    return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod") and not _is_consistency(scheduler)
+
+
+def _is_consistency(scheduler: Scheduler) -> bool:
+    """Whether its model returns the clean latents, but for a boundary condition (CMStochasticIterativeScheduler)."""
+    return hasattr(scheduler, "get_scalings_for_boundary_condition")
 
 
 def check_supported(scheduler: Any) -> None:
     """Raises ValueError where the noise levels of `scheduler` are unknown to `noise_schedule`."""
-    known = hasattr(scheduler, "step") and (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod"))
+    known = any(hasattr(scheduler, name) for name in ("sigmas", "alphas_cumprod", "noise_schedule"))
+    known = known and hasattr(scheduler, "step")
     if not known or not hasattr(scheduler, "timesteps"):
         raise ValueError(
             f"`scheduler` {type(scheduler).__name__} is not supported: a scheduler must have `timesteps` and `sigmas` "
@@ -60,19 +68,39 @@ def noise_schedule(scheduler: Scheduler) -> list[tuple[float, float]]:
 
     Call it after ``set_timesteps``; the list is one longer than ``scheduler.timesteps``.
     """
+    if hasattr(scheduler, "noise_schedule"):  # `PlainScheduler`
+        return scheduler.noise_schedule
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None:
-        sigmas = torch.as_tensor(sigmas).cpu().double()
+        sigmas = _where_it_stands(scheduler, torch.as_tensor(sigmas).cpu().double().clone())
         if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the multistep solvers, flow sigmas included
             levels = (scheduler._sigma_to_alpha_sigma_t(sigma) for sigma in sigmas)
             return [(float(alpha), float(sigma)) for alpha, sigma in levels]
         if _is_flow(scheduler):
-            return [(1 - sigma, sigma) for sigma in sigmas.tolist()]
+            pairs = [(1 - sigma, sigma) for sigma in sigmas.tolist()]
+            return [(alpha, sigma) for sigma, alpha in pairs] if _is_inverted(scheduler) else pairs
         return [(1.0, sigma) for sigma in sigmas.tolist()]  # k-diffusion convention
     assert hasattr(scheduler, "alphas_cumprod"), "`check_supported` lets no scheduler without pass"
     kept = scheduler.alphas_cumprod.double().cpu()[torch.as_tensor(scheduler.timesteps).long().cpu()].tolist()
     kept.append(float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
     return [(a**0.5, max(0.0, 1 - a) ** 0.5) for a in kept]
+
+
+def _is_inverted(scheduler: Scheduler) -> bool:
+    """Whether its sigmas are shares of the picture and its velocity leads away from the noise (Mochi)."""
+    return bool(scheduler.config.get("invert_sigmas", False))
+
+
+def _where_it_stands(scheduler: Scheduler, sigmas: torch.Tensor) -> torch.Tensor:
+    """The sigma of the latents at each step. Samplers of second order stand between two sigmas at every other step."""
+    middle = getattr(scheduler, "sigmas_interpol", None)
+    if middle is not None:  # KDPM2: of its list, the ancestral one reads the entry before
+        middle = torch.as_tensor(middle).cpu().double()
+        ancestral = "Ancestral" in type(scheduler).__name__
+        sigmas[1:-1:2] = (middle[:-1] if ancestral else middle[1:])[: len(sigmas) - 2 : 2]
+    elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
+        sigmas[1:-1:2] = (sigmas[:-2:2] * sigmas[1:-1:2]).sqrt()  # half way in log sigma
+    return sigmas
 
 
 def denoised(
@@ -82,8 +110,11 @@ def denoised(
     alpha, sigma = level
     if hasattr(scheduler, "precondition_outputs"):  # EDM
         return scheduler.precondition_outputs(sample, prediction, sigma)
+    if _is_consistency(scheduler):
+        c_skip, c_out = scheduler.get_scalings_for_boundary_condition(sigma)
+        return c_out * prediction + c_skip * sample
     if _is_flow(scheduler):
-        return sample - sigma * prediction
+        return sample + sigma * prediction if _is_inverted(scheduler) else sample - sigma * prediction
     kind = scheduler.config["prediction_type"]
     if kind == "epsilon":
         return (sample - sigma * prediction) / alpha
@@ -149,7 +180,7 @@ def probe(
             twin.__dict__[key] = list(value)
         elif isinstance(value, torch.Tensor) and value.shape == sample.shape:
             twin.__dict__[key] = value.clone()
-    twin.__dict__.pop("step", None)  # while guiding, `step` of the instance is ours
-    kwargs = step_kwargs | {"return_dict": False}
+    twin.__dict__.pop("step", None)  # `OnlineGuider` replaces that of the instance
+    arguments = step_kwargs | {"model_output": prediction, "timestep": timestep, "sample": sample, "return_dict": False}
     with _randomness_untouched(step_kwargs.get("generator"), sample.device):
-        return twin.step(prediction, timestep, sample, **kwargs)[0]
+        return twin.step(**arguments)[0]

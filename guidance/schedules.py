@@ -33,10 +33,14 @@ class Schedule:
         raise NotImplementedError
 
     def decide(self, step: DenoisingStep) -> Decision:
-        """The scale of every row, ``(batch,)``; the unconditional pass is left out where that is 1."""
-        following = self.at(min(1.0, (step.index + 1) / max(1, step.num_steps - 1)))
-        skip = step.full(1.0).bool() if following == 1 else None
-        return Decision(step.full(self.at(step.progress)), {}, skip=skip)
+        """The scale of every row, ``(batch,)``; the unconditional pass is left out where that is not guided."""
+        following = self.scale_at(min(1.0, (step.index + 1) / max(1, step.num_steps - 1)), step)
+        skip = step.full(1.0).bool() if following == step.formula.unguided else None
+        return Decision(step.full(self.scale_at(step.progress, step)), {}, skip=skip)
+
+    def scale_at(self, progress: float, step: DenoisingStep) -> float:
+        """The scale at `progress`, as the host of `step` counts."""
+        return self.at(progress)
 
 
 class Static(Schedule):
@@ -60,6 +64,9 @@ class Interval(Schedule):
 
     def at(self, progress: float) -> float:
         return self.guidance_scale if self.start <= progress <= self.stop else 1.0
+
+    def scale_at(self, progress: float, step: DenoisingStep) -> float:
+        return self.at(progress) if self.start <= progress <= self.stop else step.formula.unguided
 
 
 class Linear(Schedule):

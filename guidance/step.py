@@ -2,25 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
+from .formula import Formula
 from .schedulers import Scheduler, denoised, is_affine, probe
-
-
-def guided_prediction(pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """``u + s (c - u)`` with a `scale` ``(batch,)`` of its own for every row.
-
-    Bit for bit what ``u + float * (c - u)`` gives each row, in half precision too: there PyTorch multiplies by a
-    number in float32, so this does as well.
-    """
-    difference = pred_cond - pred_uncond
-    wide = torch.promote_types(difference.dtype, torch.float32)
-    scale = scale.to(wide).view(-1, *[1] * (difference.ndim - 1))
-    return pred_uncond + (difference.to(wide) * scale).to(difference.dtype)
 
 
 class Decision(NamedTuple):
@@ -60,10 +48,11 @@ class DenoisingStep:
         level, next_level: ``(alpha, sigma)`` before and after the step.
         step_kwargs: what the pipeline passes to ``scheduler.step`` besides (eta, generator).
         prompt: one per row, `None` where unknown.
-        guidance_rescale: the pipeline's own (arXiv 2305.08891, Sec. 3.4).
-        own_scale: the pipeline's own guidance scale.
+        formula: how the host makes one prediction of two.
+        own_scale: the host's own guidance scale.
         previous: scales ``(batch,)`` of the step before, `None` at the first.
-        unpack: the host's layout to ``(batch, C, H, W)``.
+        unpack: the host's layout to ``(batch, C, H, W)``, or ``(batch, C, F, H, W)`` of a video.
+        to_model_output: what the scheduler takes, from a prediction shaped as the latents.
         start_index: `index` of the first step of this call, above 0 where it starts from an image.
         skipped: ``(batch,)`` bool, rows without an unconditional pass at this step: their `pred_uncond` is `pred_cond`
             less the direction ``c - u`` of the last step that had one. `None`: every row had it.
@@ -81,10 +70,11 @@ class DenoisingStep:
     next_level: tuple[float, float]
     step_kwargs: dict[str, Any]
     prompt: Sequence[str] | None
-    guidance_rescale: float
     own_scale: float
     previous: torch.Tensor | None
     unpack: Callable[[torch.Tensor], torch.Tensor]
+    formula: Formula = field(default_factory=Formula)
+    to_model_output: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
     start_index: int = 0
     skipped: torch.Tensor | None = None
     direction: torch.Tensor | None = None
@@ -105,10 +95,7 @@ class DenoisingStep:
 
     def guided(self, scale: torch.Tensor) -> torch.Tensor:
         """The prediction for one scale per row ``(batch,)``, as the pipeline itself would have formed it."""
-        prediction = guided_prediction(self.pred_uncond, self.pred_cond, scale)
-        if self.guidance_rescale > 0:
-            prediction = rescale_noise_cfg(prediction, self.pred_cond, guidance_rescale=self.guidance_rescale)
-        return prediction
+        return self.formula(self.pred_uncond, self.pred_cond, scale)
 
     def denoised(self, prediction: torch.Tensor) -> torch.Tensor:
         """The clean latents (x0) that `prediction` implies, in the host's layout."""
@@ -122,16 +109,18 @@ class DenoisingStep:
     def candidates(
         self, scales: Sequence[float], space: str, generators: Sequence[list[torch.Generator]] | None = None
     ) -> torch.Tensor:
-        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32.
+        """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32, with the frames
+        of a video ``(batch, K, C, F, H, W)``.
 
         With `generators`, one for each row in each of N lists, ``(batch, N · K, C, H, W)``: all scales with the noise
         of the first list, then with that of the second. Clean latents (x0) are the same for all N.
         """
         draws = [None] if generators is None else generators
-        if self.guidance_rescale == 0 and is_affine(self.scheduler):
+        if self.formula.affine and is_affine(self.scheduler):
             at_uncond = torch.stack([self._outcome(self.pred_uncond, space, draw) for draw in draws], dim=1)
             direction = self._outcome(self.pred_cond, space, draws[0]) - at_uncond[:, 0]
             s = torch.tensor(scales, device=direction.device).view(-1, *[1] * (direction.ndim - 1))
+            s = s + (1 - self.formula.unguided)  # as seen from the unconditional prediction
             return (at_uncond[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
         guided = [self.guided(self.full(s)) for s in scales]
         return torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
@@ -142,6 +131,7 @@ class DenoisingStep:
         if space == "denoised":
             return self.unpack(self.denoised(prediction)).float()
         drawn = {} if generator is None else {"generator": generator}
-        latents = probe(self.scheduler, prediction, self.timestep, self.sample, self.step_kwargs | drawn)
+        output = self.to_model_output(prediction)
+        latents = probe(self.scheduler, output, self.timestep, self.sample, self.step_kwargs | drawn)
         alpha, sigma = self.next_level
         return self.unpack(latents).float() / (alpha**2 + sigma**2) ** 0.5

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .modular import OnlineGuider
 
 DYNAMIC = [PREFIX + name for name in CLASSES]
-# Name to module: what brings much along is loaded when it is asked for. `TinyWorldPipeline` is looked for here but lives
-# with the embedded world, above.
+# Name to module: what brings much along is loaded when it is asked for. `TinyWorldPipeline` is looked for here, but
+# lives with the embedded world, above.
 LATER = {"OnlineGuider": "pipelines.modular", "TinyWorldPipeline": "tinyworld.pipeline"}
 
 __all__ = ["BestOf", "DynamicGuidanceMixin", "OnlineGuider", "Pruner", "best_of", "guide", "prune"]

@@ -10,7 +10,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from evaluators.base import Evaluator
 from guidance.panel import Panel, preferred
 
-from .guide import denoisers, unpack_latents
+from .caller import calling_frame, known_to
+from .hosts import denoisers, host_of
 from .patch import patch
 from .types import Pipeline
 
@@ -73,9 +74,8 @@ def best_of(
     rows = 0
 
     def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        default = getattr(pipe, "default_sample_size", 0) * pipe.vae_scale_factor
-        size = kwargs.get("height") or default, kwargs.get("width") or default
-        latents = unpack_latents(pipe, tensors["latents"], size)
+        frame = calling_frame(pipe, 1)
+        latents = host_of(pipe).unpack(pipe, known_to(frame, pipe) if frame else {}, tensors["latents"])
         if not seen:
             panel.check(latents, [p for p in prompts for _ in range(n)])
         seen[:] = [latents]

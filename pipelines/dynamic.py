@@ -1,53 +1,155 @@
-"""`DynamicGuidanceMixin`: what turns a diffusers pipeline class into one that takes `guidance=`."""
+"""`DynamicGuidanceMixin`: what makes a diffusers pipeline class take `guidance=`, and the classes made so.
 
-import json
-import os
-from pathlib import Path
+A class for another host is one name in `CLASSES`; it is made when it is asked for.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from guidance import Guidance
+import diffusers
 
-from .guide import guide
+from guidance import Guidance, GuidanceTrace
+
+from .guide import check, run_guided
+from .run import Run
 
 if TYPE_CHECKING:
     from .types import Pipeline
 else:
     Pipeline = object
 
+PREFIX = "DynamicGuidance"
+TRUE_CFG_SCALE = 3.5
+# The pipelines of diffusers that `pipelines` has a class of its own for.
+CLASSES = (
+    "AuraFlowPipeline",
+    "ChromaPipeline",
+    "CogVideoXPipeline",
+    "CogView4Pipeline",
+    "FluxImg2ImgPipeline",
+    "FluxInpaintPipeline",
+    "FluxKontextPipeline",
+    "FluxPipeline",
+    "HiDreamImagePipeline",
+    "HunyuanDiTPipeline",
+    "KolorsPipeline",
+    "LTXPipeline",
+    "Lumina2Pipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+    "QwenImageEditPipeline",
+    "QwenImageImg2ImgPipeline",
+    "QwenImageInpaintPipeline",
+    "QwenImagePipeline",
+    "SanaPipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+    "StableDiffusion3Pipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "WanPipeline",
+    "ZImagePipeline",
+)
+
 
 class DynamicGuidanceMixin(Pipeline):
     """Put before a diffusers pipeline class; everything that the class offers stays.
 
-    ``pipe(..., guidance=...)`` takes what `guide` takes; without it the attribute `guidance` of the
-    pipeline holds. The output gains ``guidance_trace``, a `GuidanceTrace`; so does the pipeline, for
-    ``return_dict=False``. `evaluator_prompt` is what the evaluators read where only ``prompt_embeds`` are given.
+    ``pipe(..., guidance=...)`` takes what `guide` takes. Without it the attribute `guidance` of the pipeline holds, and
+    without that the call is the stock one. The output gains ``guidance_trace``, a `GuidanceTrace`; so does the
+    pipeline, for ``return_dict=False``: `None` where no step ran or nothing was guided. `evaluator_prompt` is what the
+    evaluators read where only ``prompt_embeds`` are given.
+
+    A pipeline that guides only by ``true_cfg_scale`` and a negative prompt (FLUX) gets both where they are not given.
     """
 
     guidance: Guidance | None = None
+    guidance_trace: GuidanceTrace | None = None
 
-    def __call__(
-        self,
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
+        if stock is None or "__call__" in cls.__dict__:
+            return
+        cls.__call__ = _guided(cls, stock.__call__)
+        # By the stock name diffusers saves it, loads it, and finds its relatives.
+        cls.__name__ = stock.__name__
+
+
+def _guided(cls: type, stock: Callable) -> Callable:
+    """The ``__call__`` of `cls`, with the signature and the docstring of `stock` and two parameters more."""
+
+    @functools.wraps(stock)
+    def call(
+        self: Any,
         *args: Any,
         guidance: Guidance | None = None,
         evaluator_prompt: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        guidance = guidance or self.guidance
-        if guidance is None:
-            raise ValueError(
-                "`guidance` is required: pass a GreedySearch or a Schedule to the call, or set it on the pipeline "
-                "(`pipe.guidance = GreedySearch(evaluators)`)."
-            )
-        with guide(self, guidance, evaluator_prompt) as traces:
-            output = super().__call__(*args, **kwargs)
-        self.guidance_trace = traces[-1]
+        self.guidance_trace = None
+        chosen = self.guidance if guidance is None else guidance
+        stock_call = super(cls, self).__call__
+        if chosen is None:
+            output = stock_call(*args, **kwargs)
+        else:
+            check(self, chosen)
+            args, kwargs = with_true_cfg(stock_call, args, kwargs)
+            traces: list[GuidanceTrace] = []
+            run = Run(self, chosen, evaluator_prompt, traces, must=guidance is not None)
+            output = run_guided(run, stock_call, args, kwargs)
+            self.guidance_trace = traces[0] if traces else None
         if not isinstance(output, tuple):
             output.guidance_trace = self.guidance_trace
         return output
 
-    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Writes model_index.json under the stock class's name: what was guided once loads in diffusers as before."""
-        super().save_config(save_directory, push_to_hub, **kwargs)
-        stock = next(c.__name__ for c in type(self).__mro__ if c.__module__.startswith("diffusers."))
-        index = Path(save_directory) / self.config_name
-        index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": stock}, indent=2) + "\n")
+    signature = inspect.signature(stock)
+    ours = [
+        inspect.Parameter("guidance", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Guidance | None),
+        inspect.Parameter(
+            "evaluator_prompt", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=list[str] | None
+        ),
+    ]
+    stated = list(signature.parameters.values())
+    rest = [p for p in stated if p.kind is inspect.Parameter.VAR_KEYWORD]
+    first = [p for p in stated if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    call.__signature__ = signature.replace(parameters=[*first, *ours, *rest])  # type: ignore[attr-defined]
+    return call
+
+
+def with_true_cfg(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call, with the negative prompt and the ``true_cfg_scale`` that such a pipeline takes to guide,
+    where they are not given; one negative prompt serves all prompts. Others as they are."""
+    parameters = inspect.signature(stock).parameters
+    if not {"true_cfg_scale", "negative_prompt"} <= set(parameters):
+        return args, kwargs
+    given = inspect.signature(stock).bind(*args, **kwargs).arguments
+    if given.get("negative_prompt_embeds") is None:
+        negative = given.get("negative_prompt") or ""
+        prompt = given.get("prompt") if given.get("prompt") is not None else given.get("prompt_embeds")
+        several = isinstance(negative, str) and prompt is not None and not isinstance(prompt, str)
+        given["negative_prompt"] = [negative] * len(prompt) if several else negative
+    if parameters["true_cfg_scale"].default <= 1:
+        given.setdefault("true_cfg_scale", TRUE_CFG_SCALE)
+    return (), dict(given) | given.pop("kwargs", {})
+
+
+@functools.cache
+def dynamic_class(name: str) -> type:
+    """The class of a name in `CLASSES` after `PREFIX`.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    stock = name.removeprefix(PREFIX)
+    if not name.startswith(PREFIX) or stock not in CLASSES:
+        raise AttributeError(f"there is no pipeline class {name!r}")
+    base = getattr(diffusers, stock)
+    body = {"__doc__": f"`diffusers.{stock}` with `guidance=`.", "__module__": "pipelines", "__qualname__": name}
+    return type(name, (DynamicGuidanceMixin, base), body)

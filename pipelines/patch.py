@@ -42,7 +42,8 @@ def take_rows(value: Any, rows: int, keep: torch.Tensor) -> Any:
     if isinstance(value, dict):
         return {k: v if k in SHARED else take_rows(v, rows, keep) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        if len(value) == rows and not any(isinstance(v, torch.Tensor) for v in value):
+        batched = all(isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == rows for v in value)
+        if len(value) == rows and not batched:
             return type(value)(value[i] for i in keep.tolist())
         return type(value)(take_rows(v, rows, keep) for v in value)
     return value

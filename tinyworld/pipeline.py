@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluators import Evaluator, load_evaluators
 from guidance import GreedySearch
-from pipelines.stable_diffusion import DynamicGuidanceStableDiffusionPipeline
+from pipelines import DynamicGuidanceStableDiffusionPipeline
 
 from . import WEIGHTS
 

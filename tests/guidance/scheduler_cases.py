@@ -95,7 +95,6 @@ def steps(scheduler, generator=None, prompt=None, eta=0.0):
             next_level=levels[i + 1],
             step_kwargs=step_kwargs(scheduler, generator, eta),
             prompt=prompt,
-            guidance_rescale=0.0,
             own_scale=5.0,
             previous=None,
             unpack=lambda x: x,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluators.base import FunctionEvaluator
-from guidance import Budget, DenoisingStep, FeynmanKac, GreedySearch, Static
+from guidance import Budget, DenoisingStep, FeynmanKac, Formula, GreedySearch, Static
 from pipelines import guide
 
 PROMPTS = ["two red circles", "a blue star", "three green squares"]
@@ -28,8 +28,8 @@ def step(index, uncond, cond, skipped=None, direction=None, num_steps=8):
         "index": index,
         "num_steps": num_steps,
         "level": (0.6, 0.8),
-        "guidance_rescale": 0.0,
         "own_scale": 3.0,
+        "formula": Formula(),
         "start_index": 0,
         "skipped": None if skipped is None else torch.tensor(skipped),
         "direction": None if direction is None else full(direction),

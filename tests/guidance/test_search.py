@@ -7,7 +7,7 @@ import torch
 
 from evaluators import Calibration
 from evaluators.base import FunctionEvaluator
-from guidance import Cosine, DenoisingStep, GreedySearch, Interval, Linear, Static
+from guidance import Cosine, DenoisingStep, Formula, GreedySearch, Interval, Linear, Static
 from pipelines import guide
 
 SCALES = (1.0, 2.0, 4.0)
@@ -25,8 +25,8 @@ def step(index=0, num_steps=5, **kwargs):
         "num_steps": num_steps,
         "level": (0.6, 0.8),
         "next_level": (0.8, 0.6),
-        "guidance_rescale": 0.0,
         "own_scale": OWN,
+        "formula": Formula(),
         "start_index": 0,
     }
     return DenoisingStep(**values | kwargs)

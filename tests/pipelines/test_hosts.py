@@ -132,7 +132,7 @@ def marks(pipe):
         sorted(scheduler.__dict__),
         sorted(denoiser.__dict__),
         [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules()],
-        [getattr(scheduler.step, "__func__", None), getattr(pipe.encode_prompt, "__func__", None)],
+        [type(pipe), type(scheduler), getattr(scheduler.step, "__func__", None)],
         repr(scheduler.config),
     )
 

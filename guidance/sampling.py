@@ -1,0 +1,213 @@
+"""One sampling, without a pipeline: guidance decides on each step, the scheduler takes it, and a trace keeps what
+happened. `pipelines.guide`, `pipelines.OnlineGuider` and loops of your own stand on it; it knows predictions, latents
+and a scheduler, and no host."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .formula import Formula
+from .schedulers import noise_schedule, reorder
+from .step import Decision, DenoisingStep, Guidance
+from .trace import GuidanceTrace
+
+
+def as_is(tensor: torch.Tensor) -> torch.Tensor:
+    """Latents that are ``(batch, C, H, W)`` already."""
+    return tensor
+
+
+class GuidedSampling:
+    """Takes the steps of one sampling as `guidance` decides. Made after ``scheduler.set_timesteps``.
+
+    Example::
+
+        sampling = GuidedSampling(GreedySearch([clip]), scheduler, prompt=["two red circles"])
+        for timestep in scheduler.timesteps:
+            pred_cond, pred_uncond = denoiser(latents, timestep, prompt), denoiser(latents, timestep, "")
+            latents = sampling.step(pred_cond, pred_uncond, latents, timestep, guidance_scale=5.0)
+        sampling.trace.plot("schedule.png")
+
+    Args:
+        guidance: a `GreedySearch`, a `Schedule`, or anything else that decides.
+        scheduler: a diffusers scheduler, or a `PlainScheduler`.
+        prompt: what the evaluators read, one for each row; `None` where unknown.
+        formula: how the two predictions become one.
+        unpack: the layout of the latents to ``(batch, C, H, W)``, or ``(batch, C, F, H, W)`` of a video.
+        to_model_output: what the scheduler takes, from a prediction shaped as the latents.
+
+    Attributes:
+        trace: what happened so far.
+        skip: ``(batch,)`` bool, on the CPU: the rows whose unconditional pass the next step can do without. `None`
+            where every row needs it.
+        direction: ``cond - uncond`` of every row, of the last step that had both; `None` before the first.
+    """
+
+    def __init__(
+        self,
+        guidance: Guidance,
+        scheduler: Any,
+        prompt: Sequence[str] | None = None,
+        formula: Formula | None = None,
+        unpack: Callable[[torch.Tensor], torch.Tensor] = as_is,
+        to_model_output: Callable[[torch.Tensor], torch.Tensor] = as_is,
+    ) -> None:
+        self.guidance, self.scheduler, self.prompt, self.unpack = guidance, scheduler, prompt, unpack
+        self.formula, self.to_model_output = formula or Formula(), to_model_output
+        self.read_timesteps: Any = None
+        self.previous: torch.Tensor | None = None
+        self.direction: torch.Tensor | None = None
+        self.skip: torch.Tensor | None = None
+        self.checked = False
+        self.trace = GuidanceTrace(getattr(guidance, "scales", ()), None if prompt is None else list(prompt))
+
+    def check(self, sample: torch.Tensor) -> None:
+        """Everything that can be wrong, before the first denoising; `sample` is the latents as the host has them.
+
+        Raises:
+            ValueError: `prompt` is not one for each row, or what the guidance says does not fit.
+        """
+        self.checked = True
+        if self.prompt is not None and len(self.prompt) != len(sample):
+            raise ValueError(f"`prompt` must give one for each of {len(sample)} images, got {len(self.prompt)}.")
+        if hasattr(self.guidance, "check"):
+            self.guidance.check(self.unpack(sample), self.prompt)
+
+    def step(
+        self,
+        pred_cond: torch.Tensor,
+        pred_uncond: torch.Tensor,
+        sample: torch.Tensor,
+        timestep: Any,
+        guidance_scale: float,
+        **step_kwargs: Any,
+    ) -> torch.Tensor:
+        """Takes one step; returns the next latents.
+
+        Args:
+            pred_cond, pred_uncond: what the denoiser predicted, shaped as the latents. Where `skip` is True the second
+                is not read: ``cond - direction`` stands for it.
+            sample: the latents ``(batch, ...)``.
+            timestep: of ``scheduler.timesteps``.
+            guidance_scale: the scale where `guidance` leaves the choice, as outside a search's window.
+            step_kwargs: what else ``scheduler.step`` takes: eta, generator.
+
+        Raises:
+            ValueError: before the first step, what does not fit; see `check`.
+        """
+        if not self.checked:
+            self.check(sample)
+        arguments = {"model_output": pred_cond, "timestep": timestep, "sample": sample, "return_dict": False}
+        own = self.formula(pred_uncond, pred_cond, torch.full((len(sample),), float(guidance_scale)))
+        arguments |= {"model_output": self.to_model_output(own)} | step_kwargs
+        return self.take(self.scheduler.step, arguments, (pred_uncond, pred_cond), guidance_scale, self.skip)[0]
+
+    def take(
+        self,
+        stock: Callable,
+        arguments: dict[str, Any],
+        predictions: tuple[torch.Tensor, torch.Tensor] | None,
+        own_scale: float,
+        skipped: torch.Tensor | None = None,
+    ) -> Any:
+        """Takes one step as a host calls it.
+
+        Args:
+            stock: the scheduler's own ``step``.
+            arguments: what the host passes to it, by name, with the host's own prediction as ``model_output``.
+            predictions: ``(uncond, cond)``, `None` where the host runs without guidance.
+            own_scale: the scale of the host's own prediction.
+            skipped: ``(batch,)`` bool, rows of which `predictions` has no unconditional one; what stands there is
+                replaced by ``cond - direction``.
+
+        Returns:
+            What `stock` returned.
+        """
+        sample = arguments["sample"]
+        self.advance(arguments["timestep"])
+        alpha, sigma = self.noise[self.index]
+        passes = torch.full((sample.shape[0],), 1 if predictions is None else 2)
+        unguided = predictions is None
+        own = torch.full((sample.shape[0],), self.formula.unguided if unguided else float(own_scale))
+        decision = Decision(None, {})
+        if predictions is not None:  # a callback may switch guidance off midway, as diffusers' own recipe does
+            step = self.denoising_step(arguments, predictions, own_scale, skipped)
+            decision = Decision(*self.guidance.decide(step))
+            self.direction = step.pred_cond - step.pred_uncond
+            prediction = decision.prediction
+            if prediction is None and decision.scale is not None:
+                prediction = step.guided(decision.scale)
+            elif prediction is None and skipped is not None:  # the host guided by what was not there
+                prediction = step.guided(step.full(own_scale))
+            if prediction is not None:
+                arguments = arguments | {"model_output": self.to_model_output(prediction)}
+            self.previous = self.previous if decision.scale is None else decision.scale
+        self.trace.steps.append(
+            {
+                "timestep": self.timesteps[self.index],
+                "noise_level": sigma / (alpha**2 + sigma**2) ** 0.5,
+                "scale": own if decision.scale is None else decision.scale,
+                "nfe": passes if skipped is None else passes - skipped.long(),
+            }
+            | decision.record
+        )
+        if decision.generator is not None:
+            arguments = arguments | {"generator": decision.generator}
+        output = stock(**arguments)
+        skip = decision.skip if self.index + 1 < len(self.timesteps) else None
+        if decision.rows is not None:
+            self.previous = None if self.previous is None else self.previous[decision.rows]
+            self.direction, skip = (x if x is None else x[decision.rows] for x in (self.direction, skip))
+            output = reorder(self.scheduler, output, decision.rows, sample.shape)
+        self.skip = None if skip is None or not (skip := skip.cpu()).any() else skip
+        return output
+
+    def advance(self, timestep: Any) -> None:
+        """Finds the place of a step in the scheduler's timesteps."""
+        if self.scheduler.timesteps is not self.read_timesteps:  # the first step, or the host set them anew
+            self.read_timesteps = self.scheduler.timesteps
+            # Read once: a later read would wait for the GPU.
+            self.timesteps = torch.as_tensor(self.read_timesteps).tolist()
+            self.noise = noise_schedule(self.scheduler)
+            first = getattr(self.scheduler, "begin_index", None)  # img2img starts in the middle
+            if first is None:
+                at = float(torch.as_tensor(timestep).flatten()[0])
+                first = min(range(len(self.timesteps)), key=lambda i: abs(self.timesteps[i] - at))
+            self.start_index, self.index = first, first - 1
+        self.index = min(self.index + 1, len(self.timesteps) - 1)
+
+    def denoising_step(
+        self,
+        arguments: dict[str, Any],
+        predictions: tuple[torch.Tensor, torch.Tensor],
+        own_scale: float,
+        skipped: torch.Tensor | None,
+    ) -> DenoisingStep:
+        """What `guidance` is shown."""
+        pred_uncond, pred_cond = predictions
+        sample = arguments["sample"]
+        if skipped is not None:
+            skipped_here = skipped.to(pred_cond.device).view(-1, *[1] * (pred_cond.ndim - 1))
+            pred_uncond = torch.where(skipped_here, pred_cond - self.direction, pred_uncond)
+        return DenoisingStep(
+            scheduler=self.scheduler,
+            pred_uncond=pred_uncond,
+            pred_cond=pred_cond,
+            sample=sample,
+            timestep=arguments["timestep"],
+            index=self.index,
+            num_steps=len(self.timesteps),
+            level=self.noise[self.index],
+            next_level=self.noise[self.index + 1],
+            step_kwargs={k: v for k, v in arguments.items() if k not in ("model_output", "timestep", "sample")},
+            prompt=self.prompt,
+            formula=self.formula,
+            own_scale=own_scale,
+            previous=self.previous,
+            unpack=self.unpack,
+            to_model_output=self.to_model_output,
+            start_index=self.start_index,
+            skipped=None if skipped is None else skipped.to(sample.device),
+            direction=self.direction,
+        )
