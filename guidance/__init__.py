@@ -1,9 +1,11 @@
 """Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .budget import Budget
 from .feynman_kac import FeynmanKac
 from .formula import Formula
-from .guiders import GUIDERS, Guider
 from .noise_search import NoiseSearch
 from .plain import PlainScheduler
 from .sampling import GuidedSampling
@@ -14,6 +16,9 @@ from .tokens.presets import TOKEN_PRESETS
 from .tokens.pruning import TokenPruning
 from .trace import GuidanceTrace
 
+if TYPE_CHECKING:
+    from .guiders import GUIDERS, Guider
+
 SCHEDULES = {
     "static": Static,
     "interval": Interval,
@@ -21,6 +26,8 @@ SCHEDULES = {
     "cosine": Cosine,
     "exponential": Exponential,
 }
+# Name to module: loaded when they are asked for, since diffusers' guiders bring kornia along.
+LATER = {"GUIDERS": "guidance.guiders", "Guider": "guidance.guiders"}
 
 __all__ = [
     "GUIDERS",
@@ -32,8 +39,8 @@ __all__ = [
     "Decision",
     "DenoisingStep",
     "Exponential",
-    "Formula",
     "FeynmanKac",
+    "Formula",
     "GreedySearch",
     "Guidance",
     "GuidanceTrace",
@@ -47,3 +54,13 @@ __all__ = [
     "Static",
     "TokenPruning",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *LATER]

@@ -1,7 +1,6 @@
 """How two predictions become one: the formula of classifier-free guidance, and what some hosts do besides."""
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 
 def guided_prediction(pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -47,5 +46,7 @@ class Rescaled(Formula):
         self.guidance_rescale = guidance_rescale
 
     def __call__(self, pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
         guided = super().__call__(pred_uncond, pred_cond, scale)
         return rescale_noise_cfg(guided, pred_cond, guidance_rescale=self.guidance_rescale)

@@ -188,6 +188,7 @@ class GuidedSampling:
         pred_uncond, pred_cond = predictions
         sample = arguments["sample"]
         if skipped is not None:
+            assert self.direction is not None  # no row is skipped before a step that had both passes
             skipped_here = skipped.to(pred_cond.device).view(-1, *[1] * (pred_cond.ndim - 1))
             pred_uncond = torch.where(skipped_here, pred_cond - self.direction, pred_uncond)
         return DenoisingStep(

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -47,7 +47,11 @@ def _is_flow(scheduler: Scheduler) -> bool:
     return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod") and not _is_consistency(scheduler)
 
 
-def _is_consistency(scheduler: Scheduler) -> bool:
+class _ConsistencyScheduler(Scheduler, Protocol):
+    def get_scalings_for_boundary_condition(self, sigma: float) -> tuple[float, float]: ...
+
+
+def _is_consistency(scheduler: Scheduler) -> TypeGuard[_ConsistencyScheduler]:
     """Whether its model returns the clean latents, but for a boundary condition (CMStochasticIterativeScheduler)."""
     return hasattr(scheduler, "get_scalings_for_boundary_condition")
 

@@ -14,7 +14,7 @@ def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
     """Puts ``replacement(stock, *args, **kwargs)`` in the place of one instance's method, whose signature it keeps, for
     pipelines inspect it. Returns what undoes it."""
     stock = getattr(owner, name)
-    ours = functools.wraps(stock)(functools.partial(replacement, stock))
+    ours: Any = functools.wraps(stock)(functools.partial(replacement, stock))
     ours.before = owner.__dict__.get(name)
     owner.__dict__[name] = ours
 

@@ -60,9 +60,9 @@ class _ModuleTap:
 def tap_module(module: torch.nn.Module) -> Callable[[], None]:
     """Lets the guided call of this thread see the calls of `module`; returns what undoes it."""
     with _LOCK:
-        tap = module.__dict__.get("_compiled_call_impl")
-        if not isinstance(tap, _ModuleTap):
-            tap = module.__dict__["_compiled_call_impl"] = _ModuleTap(module)
+        present = module.__dict__.get("_compiled_call_impl")
+        tap = present if isinstance(present, _ModuleTap) else _ModuleTap(module)
+        module.__dict__["_compiled_call_impl"] = tap
         tap.users += 1
 
     def undo() -> None:
@@ -103,7 +103,7 @@ def disguise(
     """Gives one instance a class of its own, which goes by the name of the stock one, with some methods replaced by
     ``method(stock, *args, **kwargs)``. What is copied or pickled meanwhile is of the stock class. Returns what undoes
     it."""
-    stock_class = type(instance)
+    stock_class: Any = type(instance)
 
     def replaced(name: str, method: Callable) -> Callable:
         stock = getattr(stock_class, name)
@@ -116,7 +116,8 @@ def disguise(
 
     def reduce(self: Any, protocol: Any) -> Any:
         # As a plain object of the stock class: pickle insists that __newobj__ makes an object's own class.
-        return copyreg._reconstructor, (stock_class, object, None), *stock_class.__reduce_ex__(self, protocol)[2:3]
+        make = copyreg._reconstructor  # type: ignore[attr-defined]  # typeshed leaves it out
+        return make, (stock_class, object, None), *stock_class.__reduce_ex__(self, protocol)[2:3]
 
     body = {"__module__": stock_class.__module__, "__qualname__": stock_class.__qualname__, "__reduce_ex__": reduce}
     body |= {"__doc__": stock_class.__doc__} | {name: replaced(name, method) for name, method in methods.items()}
