@@ -25,7 +25,19 @@ from diffusers import (
     OmniGenTransformer2DModel,
 )
 from host import PROMPTS, Host, register
-from parts_flow import NEGATED, RENORMALISED, alive, calls, deep_vae, llama, mask, qwen3, qwen_tokenizer, scheduler
+from parts_flow import (
+    NEGATED,
+    RENORMALISED,
+    TWO_SCALES,
+    alive,
+    calls,
+    deep_vae,
+    llama,
+    mask,
+    qwen3,
+    qwen_tokenizer,
+    scheduler,
+)
 from parts_video import picture
 from tiny import DIM, flow_vae, t5, text_config, tokenizer, vae
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -111,7 +123,8 @@ def chroma(kind: type = ChromaPipeline):
         approximator_hidden_dim=16,
         approximator_layers=1,
     )
-    model.register_to_config(guidance_embeds=False)  # inpainting asks
+    if kind is ChromaInpaintPipeline:  # asks what the model's class does not say
+        model.register_to_config(guidance_embeds=False)
     text_encoder, t5_tokenizer = t5(DIM)
     return kind(scheduler(), flow_vae(), text_encoder, t5_tokenizer, alive(model))
 
@@ -206,14 +219,19 @@ register(
     host("chroma-inpaint", lambda: chroma(ChromaInpaintPipeline), **START, mask_image=mask, **SHORT),
     host("aura-flow", aura_flow, **SHORT),
     host("cogview3-plus", cogview3, **SHORT),
-    host("cogview3-plus-dpm", lambda: cogview3(CogVideoXDPMScheduler), **SHORT),
+    host(
+        "cogview3-plus-dpm",
+        lambda: cogview3(CogVideoXDPMScheduler),
+        "The step of its scheduler takes the last clean prediction, too.",
+        **SHORT,
+    ),
     host("cogview4", cogview4, **BLURRY),
     host("cogview4-control", lambda: cogview4(CogView4ControlPipeline, 8), control_image=picture, **BLURRY),
     host("omnigen", omnigen, size=64),
     host(
         "omnigen-image",
         omnigen,
-        "Two scales: the picture: guides, too, ``u + r (i - u) + s (c - i)``.",
+        TWO_SCALES,
         prompt=lambda: [f"{prompt} <img><|image_1|></img>" for prompt in PROMPTS],
         input_images=lambda: [[picture()], [picture(1)]],
         size=64,

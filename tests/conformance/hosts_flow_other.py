@@ -32,6 +32,7 @@ from parts_flow import (
     OFF,
     ONE,
     RENORMALISED,
+    TWO_SCALES,
     alive,
     byt5,
     calls,
@@ -283,7 +284,7 @@ register(
     host(
         "dreamlite-edit",
         dreamlite,
-        "One prompt a call. Two scales: the picture guides, too, ``u + r (i - u) + s (c - i)``.",
+        f"One prompt a call. {TWO_SCALES}",
         **ONE,
         negative_prompt="blurry",
         image=picture,
