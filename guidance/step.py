@@ -117,11 +117,13 @@ class DenoisingStep:
         """
         draws = [None] if generators is None else generators
         if self.formula.affine and is_affine(self.scheduler):
-            at_uncond = torch.stack([self._outcome(self.pred_uncond, space, draw) for draw in draws], dim=1)
-            direction = self._outcome(self.pred_cond, space, draws[0]) - at_uncond[:, 0]
+            plain = type(self.formula) is Formula  # whose predictions at 0 and 1 are known
+            at_0 = self.pred_uncond if plain else self.guided(self.full(0.0))
+            at_1 = self.pred_cond if plain else self.guided(self.full(1.0))
+            starts = torch.stack([self._outcome(at_0, space, draw) for draw in draws], dim=1)
+            direction = self._outcome(at_1, space, draws[0]) - starts[:, 0]
             s = torch.tensor(scales, device=direction.device).view(-1, *[1] * (direction.ndim - 1))
-            s = s + (1 - self.formula.unguided)  # as seen from the unconditional prediction
-            return (at_uncond[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
+            return (starts[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
         guided = [self.guided(self.full(s)) for s in scales]
         return torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
 

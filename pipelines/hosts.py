@@ -1,66 +1,37 @@
 """The particulars of hosts: where a pipeline departs from ``denoiser -> u + s (c - u) -> scheduler.step``.
 
 A host is one row of `HOSTS`, found by the beginning of its class's name, the longest that fits. A pipeline without a
-row is taken to be plain; what is not plain about it is found out at the first step, or it is refused.
+row is taken to be plain; what is not plain about it is found out at the first step (`reading`), or it is refused.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from guidance.formula import Formula, Rescaled, times
+from guidance.formula import Formula, Rescaled
+
+from .formulas import (
+    FirstChannels,
+    FromConditional,
+    NormLimited,
+    OfCleanLatents,
+    TokenFloored,
+    TokenLimited,
+    TokenRenormalised,
+    WeightedSum,
+    WithReference,
+)
 
 Known = dict[str, Any]  # the local variables of the pipeline's call
-DENOISERS = ("unet", "transformer", "transformer_2")
+Unpack = Callable[[Any, Known, torch.Tensor], torch.Tensor]
 
+DISTILLED = "it is distilled: it makes one pass a step, so there is no scale to choose."
+COPIES = "it steps by copies of its scheduler, one for each frame, of which nothing can be seen."
 
-class TokenRenormalised(Formula):
-    """``u + s (c - u)``, each token brought to the norm of its conditional prediction (Qwen-Image)."""
-
-    affine = False
-
-    def __init__(self, least: float | None = None) -> None:
-        self.least = least  # of the norm that is divided by
-
-    def __call__(self, pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        guided = super().__call__(pred_uncond, pred_cond, scale)
-        cond_norm = torch.norm(pred_cond, dim=-1, keepdim=True)
-        norm = torch.norm(guided, dim=-1, keepdim=True)
-        return guided * (cond_norm / (norm if self.least is None else norm.clamp_min(self.least)))
-
-
-class FromConditional(Formula):
-    """``c + s (c - u)``: here a scale of 0 is no guidance (Z-Image, Cosmos)."""
-
-    unguided = 0.0
-
-    def __call__(self, pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return pred_cond + times(scale, pred_cond - pred_uncond)
-
-
-class NormLimited(FromConditional):
-    """The same, at no more than `most` times the norm of the conditional prediction (Z-Image's cfg_normalization)."""
-
-    affine = False
-
-    def __init__(self, most: float) -> None:
-        self.most = most
-
-    def __call__(self, pred_uncond: torch.Tensor, pred_cond: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        guided = super().__call__(pred_uncond, pred_cond, scale)
-        axes = tuple(range(1, guided.ndim))
-        norm = torch.linalg.vector_norm(guided, dim=axes, keepdim=True)
-        most = torch.linalg.vector_norm(pred_cond, dim=axes, keepdim=True) * self.most
-        return torch.where(norm > most, guided * (most / norm), guided)
-
-
-def plain(pipe: Any, known: Known) -> Formula:
-    """`Formula`, rescaled where the pipeline is told to."""
-    rescale = getattr(pipe, "guidance_rescale", None)
-    rescale = known.get("guidance_rescale") if rescale is None else rescale
-    return Rescaled(float(rescale)) if rescale else Formula()
+# ------------------------------------------------------------------------------------------------------------ layouts
 
 
 def as_is(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
@@ -68,12 +39,42 @@ def as_is(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def tokens(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """``(batch, tokens, 4 C)`` by the pipeline's own unpacker, which takes the height and width of the picture."""
-    if latents.ndim != 3 or "height" not in known:
+def patches(size: int) -> Unpack:
+    """Of ``(batch, tokens, C · size²)``: tokens are squares of `size` latents, row by row, channels before places."""
+
+    def unpack(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+        if latents.ndim != 3:
+            return latents
+        tokens = latents.shape[1]
+        height, width = (known.get(name) or known[f"calculated_{name}"] for name in ("height", "width"))
+        rows = round(math.sqrt(tokens * height / width))
+        latents = latents.unflatten(1, (rows, tokens // rows)).unflatten(3, (-1, size, size))
+        return latents.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+    return unpack
+
+
+def layers(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """Of several pictures in one sequence: ``(batch, C, layers, H, W)`` (Qwen-Image-Layered)."""
+    split = latents.unflatten(1, (known["layers"] + 1, -1)).flatten(0, 1)
+    return patches(2)(pipe, known, split).unflatten(0, (len(latents), -1)).transpose(1, 2)
+
+
+def packed_frames(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """LTX's ``(batch, tokens, C)`` to ``(batch, C, F, H, W)``."""
+    if latents.ndim != 3:
         return latents
-    unpacked = pipe._unpack_latents(latents, known["height"], known["width"], pipe.vae_scale_factor)
-    return unpacked.squeeze(2) if unpacked.ndim == 5 else unpacked
+    shape = known["latent_num_frames"], known["latent_height"], known["latent_width"]
+    patch = pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
+    tokens = shape[0] * shape[1] * shape[2] // (patch[0] ** 2 * patch[1])
+    return pipe._unpack_latents(latents[:, -tokens:], *shape, *patch)
+
+
+def last_item(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """Of ``(batch, items, C, F, H, W)``, reference pictures before what is made: ``(batch, C, F, H, W)``, of pictures
+    ``(batch, C, H, W)`` (JoyImage)."""
+    latents = latents[:, -1]
+    return latents.squeeze(2) if latents.shape[2] == 1 else latents
 
 
 def frames_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
@@ -81,21 +82,68 @@ def frames_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor
     return latents.transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class Host:
-    """What is particular about a pipeline.
+def channels_last(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """``(batch, F, H, W, C)``, of pictures with one frame, to ``(batch, C, F, H, W)`` or ``(batch, C, H, W)``."""
+    latents = latents.movedim(-1, 1)
+    return latents.squeeze(2) if latents.shape[2] == 1 else latents
 
-    Attributes:
-        formula: ``(pipe, known) -> Formula``, how it makes one prediction of two.
-        unpack: ``(pipe, known, latents)`` to what evaluators read, ``(batch, C, H, W)`` or ``(batch, C, F, H, W)``.
-        denoisers: the attributes that hold the models whose passes sampling consists of.
-        refused: why it cannot be guided, "" where it can.
-    """
 
-    formula: Callable[[Any, Known], Formula] = plain
-    unpack: Callable[[Any, Known, torch.Tensor], torch.Tensor] = as_is
-    denoisers: tuple[str, ...] = DENOISERS
-    refused: str = ""
+# -------------------------------------------------------------------------------------------------------- predictions
+
+
+def like_latents(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """A prediction in the shape of the latents ``(batch, ...)``: without an empty axis, without the tokens of reference
+    pictures, which come after those of the latents, without a learned variance, and without a first frame that is
+    given."""
+    if prediction.ndim == sample.ndim + 1 and 1 in prediction.shape[2:]:
+        prediction = prediction.squeeze(2 + prediction.shape[2:].index(1))
+    if prediction.ndim != sample.ndim:
+        return prediction
+    channels, wanted = prediction.shape[1], sample.shape[1]
+    if channels > wanted and (prediction.ndim == 3 or channels == 2 * wanted):
+        prediction = prediction[:, :wanted]
+    if prediction.ndim == 5 and prediction.shape[2] == sample.shape[2] + 1:
+        prediction = prediction[:, :, 1:]
+    return prediction
+
+
+def last_tokens(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Those of the latents come after those of the prompt."""
+    return prediction[:, -sample.shape[1] :]
+
+
+def unpacked(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """The latents were unpacked for the step."""
+    if prediction.ndim == 3 and sample.ndim == 5:
+        prediction = packed_frames(pipe, known, prediction)
+    return like_latents(pipe, known, prediction, sample)
+
+
+def velocity(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """The denoiser predicts the clean picture (PRX on pixels)."""
+    share = torch.clamp(known["t"].float() / pipe.scheduler.config.num_train_timesteps, min=0.05)
+    return (sample - prediction) / share
+
+
+def left_half(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """The reference picture stands to the right of the latents."""
+    return prediction[..., : sample.shape[-1]]
+
+
+# ----------------------------------------------------------------------------------------------------------- formulas
+
+
+def plain(pipe: Any, known: Known) -> Formula:
+    """`Formula`, rescaled where the pipeline or its guider is told to."""
+    rescale = getattr(pipe, "guidance_rescale", None)
+    rescale = known.get("guidance_rescale") if rescale is None else rescale
+    rescale = getattr(known.get("guider"), "guidance_rescale", None) if rescale is None else rescale
+    return Rescaled(float(rescale)) if rescale else Formula()
+
+
+def renormalised_if(switch: str) -> Callable[[Any, Known], Formula]:
+    """`TokenRenormalised` where a local variable of this name says so, else `Formula`."""
+    return lambda pipe, known: TokenRenormalised() if known.get(switch) else Formula()
 
 
 def z_image(pipe: Any, known: Known) -> Formula:
@@ -104,10 +152,123 @@ def z_image(pipe: Any, known: Known) -> Formula:
     return NormLimited(most) if most > 0 else FromConditional()
 
 
+def longcat(pipe: Any, known: Known) -> Formula:
+    """`TokenLimited`, if the pipeline is told to."""
+    return TokenLimited(known["cfg_renorm_min"]) if known.get("enable_cfg_renorm") else Formula()
+
+
+def ltx2(pipe: Any, known: Known) -> Formula:
+    """`OfCleanLatents` at this step's sigma, with what is given of the video where there is something."""
+    given = None
+    if known.get("clean_latents") is not None and known.get("conditioning_mask") is not None:
+        given = known["clean_latents"], known["conditioning_mask"][: len(known["latents"])]
+    rescale = float(pipe.guidance_rescale or 0.0)
+    return OfCleanLatents(known["latents"], pipe.scheduler.sigmas[known["i"]], rescale, given)
+
+
+def ltx2_image(pipe: Any, known: Known) -> Formula:
+    """The same, of all frames but the first, which is given.
+
+    Raises:
+        ValueError: the prediction is rescaled with its first frame and goes on without.
+    """
+    if pipe.guidance_rescale:
+        raise ValueError("`guidance_rescale` must be 0: it would be measured on a frame that is left out afterwards.")
+    latents = known["latents"]
+    return OfCleanLatents(latents[:, :, 1:] if latents.ndim == 5 else latents, pipe.scheduler.sigmas[known["i"]], 0.0)
+
+
+def ltx_image(pipe: Any, known: Known) -> Formula:
+    """`Formula`; raises ValueError as `ltx2_image`."""
+    if pipe.guidance_rescale:
+        raise ValueError("`guidance_rescale` must be 0: it would be measured on a frame that is left out afterwards.")
+    return plain(pipe, known)
+
+
+def instructed(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
+    """InstructPix2Pix: prompt, picture, neither."""
+    own = getattr(pipe, "image_guidance_scale", None)
+    return WithReference(*parts[::-1], known["image_guidance_scale"] if own is None else own, reference_first=False)
+
+
+def dreamlite(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
+    """Neither, picture, prompt."""
+    return WithReference(*parts, pipe.image_guidance_scale, reference_first=False)
+
+
+def omnigen(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
+    """Prompt, neither, picture."""
+    return WithReference(parts[1], parts[2], parts[0], known["img_guidance_scale"], reference_first=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is particular about a pipeline.
+
+    Attributes:
+        formula: how it makes one prediction of two.
+        unpack: its latents to what evaluators read, ``(batch, C, H, W)`` or ``(batch, C, F, H, W)``.
+        read: what a denoiser returned to a prediction shaped as the latents of a step.
+        three: the formula of a step with three passes, from them in the pipeline's order; `None` where there are two.
+        denoisers: the attributes that hold the models whose passes sampling consists of.
+        refused: why it cannot be guided, "" where it can.
+    """
+
+    formula: Callable[[Any, Known], Formula] = plain
+    unpack: Unpack = as_is
+    read: Callable[[Any, Known, torch.Tensor, torch.Tensor], torch.Tensor] = like_latents
+    three: Callable[[Any, Known, tuple[torch.Tensor, ...]], WithReference] | None = None
+    denoisers: tuple[str, ...] = ("unet", "transformer", "transformer_2")
+    refused: str = ""
+
+
 HOSTS = {
+    "AnyFlow": Host(unpack=frames_first),
+    "Bria": Host(unpack=patches(2)),
+    "BriaFibo": Host(unpack=lambda pipe, known, x: patches(2 if known.get("do_patching") else 1)(pipe, known, x)),
     "CogVideoX": Host(unpack=frames_first),
-    "Flux": Host(unpack=tokens),
-    "QwenImage": Host(formula=lambda pipe, known: TokenRenormalised(), unpack=tokens),
+    "ConsisID": Host(unpack=frames_first),
+    "DreamLite": Host(read=left_half, three=dreamlite),
+    "Flux": Host(unpack=patches(2)),
+    "Flux2Pipeline": Host(refused=DISTILLED),
+    "FluxControlImg2Img": Host(refused=DISTILLED),
+    "FluxControlInpaint": Host(refused=DISTILLED),
+    "FluxControlNetImg2Img": Host(refused=DISTILLED),
+    "FluxControlNetInpaint": Host(refused=DISTILLED),
+    "FluxControlPipeline": Host(refused=DISTILLED),
+    "FluxFill": Host(refused=DISTILLED),
+    "Ideogram4": Host(
+        formula=lambda pipe, known: WeightedSum(),
+        unpack=patches(2),
+        read=last_tokens,
+        denoisers=("transformer", "unconditional_transformer"),
+    ),
+    "JoyImage": Host(formula=lambda pipe, known: TokenFloored(), unpack=last_item),
+    "Kandinsky5": Host(unpack=channels_last),
+    "Krea2": Host(formula=lambda pipe, known: FromConditional(), unpack=patches(2)),
+    "LTX": Host(unpack=packed_frames, read=unpacked),
+    "LTXImageToVideo": Host(formula=ltx_image, unpack=packed_frames, read=unpacked),
+    "LTX2": Host(formula=ltx2, unpack=packed_frames, read=unpacked),
+    "LTX2ImageToVideo": Host(formula=ltx2_image, unpack=packed_frames, read=unpacked),
+    "LatentConsistency": Host(refused=DISTILLED),
+    "LongCatImage": Host(formula=longcat, unpack=patches(2)),
+    "Lumina2": Host(formula=renormalised_if("cfg_normalization")),
+    "LuminaPipeline": Host(formula=lambda pipe, known: FirstChannels(3)),
+    "NucleusMoE": Host(formula=lambda pipe, known: TokenRenormalised(), unpack=patches(2)),
+    "OmniGen": Host(three=omnigen),
+    "OvisImage": Host(unpack=patches(2)),
+    "PRXPixel": Host(read=velocity),
+    "QwenImage": Host(formula=lambda pipe, known: TokenRenormalised(), unpack=patches(2)),
+    "QwenImage21": Host(unpack=patches(1), read=last_tokens),
+    "QwenImageLayered": Host(formula=renormalised_if("cfg_normalize"), unpack=layers),
+    "SanaSprint": Host(refused=DISTILLED),
+    "SkyReelsV2DiffusionForcing": Host(refused=COPIES),
+    "StableDiffusionInstructPix2Pix": Host(three=instructed),
+    "StableDiffusionXLInstructPix2Pix": Host(three=instructed),
+    "VisualCloze": Host(refused=DISTILLED),
     "ZImage": Host(formula=z_image),
 }
 

@@ -11,7 +11,8 @@ import torch
 
 from guidance.formula import Formula
 
-from .hosts import FromConditional, Known
+from .formulas import FromConditional
+from .hosts import Known
 
 # Where pipelines keep the scale that they guide by, as local variables of their call or as attributes.
 LOCALS = (
@@ -27,7 +28,7 @@ FOREIGN = (
     "cannot be replaced."
 )
 
-Source = tuple[str, str]  # ("local" or "attribute", name)
+Source = tuple[str, str]  # "local", "attribute" or "guider", and a name
 
 
 def tensor_of(output: Any) -> torch.Tensor:
@@ -36,38 +37,23 @@ def tensor_of(output: Any) -> torch.Tensor:
     return torch.stack(list(value)) if isinstance(value, (tuple, list)) else value
 
 
-def like_latents(prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """A prediction in the shape of the latents ``(batch, ...)``: without an empty axis, without the tokens of reference
-    pictures that come after those of the latents, without a learned variance."""
-    if prediction.ndim == sample.ndim + 1:
-        empty = [i for i in range(1, prediction.ndim) if prediction.shape[i] == 1 != sample.shape[i : i + 1]]
-        prediction = prediction.squeeze(empty[0]) if empty else prediction
-    if prediction.ndim != sample.ndim:
-        return prediction
-    if prediction.shape[1] > sample.shape[1] and (prediction.ndim == 3 or prediction.shape[1] == 2 * sample.shape[1]):
-        return prediction[:, : sample.shape[1]]
-    return prediction
-
-
-def split(outputs: list[torch.Tensor], sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Two predictions shaped as the latents, in the usual order ``(uncond, cond)``; `None` where there was one alone.
+def split(outputs: list[torch.Tensor], batch: int) -> tuple[torch.Tensor, ...] | None:
+    """The predictions of one step, raw: two in the usual order ``(uncond, cond)``, three in the pipeline's own; `None`
+    where there was one alone.
 
     Raises:
-        ValueError: there were neither one nor two.
+        ValueError: there were more, or others.
     """
-    rows, batch = [len(output) for output in outputs], len(sample)
+    rows = [len(output) for output in outputs]
     if rows == [batch]:
         return None
-    if rows == [2 * batch]:
-        first, second = outputs[0].chunk(2)
-    elif rows == [batch, batch]:
-        second, first = outputs  # in two calls the conditional one comes first
-    else:
-        raise ValueError(FOREIGN)
-    first, second = like_latents(first, sample), like_latents(second, sample)
-    if first.shape != sample.shape:
-        raise ValueError(FOREIGN)
-    return first, second
+    if rows in ([2 * batch], [3 * batch]):
+        return outputs[0].chunk(rows[0] // batch)
+    if rows == [batch, batch]:
+        return outputs[1], outputs[0]  # in two calls the conditional one comes first
+    if rows == [batch] * 3:
+        return tuple(outputs)
+    raise ValueError(FOREIGN)
 
 
 @dataclass(frozen=True)
@@ -162,10 +148,11 @@ def fitted(guided: torch.Tensor, predictions: tuple[torch.Tensor, torch.Tensor],
 
 def stated_scales(pipe: Any, known: Known, sources: tuple[Source, ...] | None = None) -> dict[Source, float]:
     """What the sources say now; by default all there are."""
+    holders = {"local": None, "attribute": pipe, "guider": known.get("guider")}
     every = [("local", name) for name in LOCALS] + [("attribute", name) for name in ATTRIBUTES]
     said = {}
-    for kind, name in every if sources is None else sources:
-        value = known.get(name) if kind == "local" else getattr(pipe, name, None)
+    for kind, name in [*every, ("guider", "guidance_scale")] if sources is None else sources:
+        value = known.get(name) if kind == "local" else getattr(holders[kind], name, None)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             said[kind, name] = float(value)
     return said

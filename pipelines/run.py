@@ -21,9 +21,10 @@ from guidance.schedulers import check_supported
 
 from . import tap
 from .caller import calling_frame, known_to
+from .formulas import WithReference
 from .hosts import Known, denoisers, host_of
 from .patch import take_rows
-from .reading import FOREIGN, Reading, like_latents, read, split, stated_scales, tensor_of
+from .reading import FOREIGN, Reading, read, split, stated_scales, tensor_of
 
 OFF = (
     "classifier-free guidance is off, so there is no scale to choose: pass `guidance_scale` > 1 "
@@ -33,7 +34,12 @@ UNSEEN = "`pipe` does not take its steps by `pipe.scheduler` (it copies it, or s
 # What a pipeline's call knows of its guidance before it denoises: True where both passes will be made.
 SWITCHES = ("do_true_cfg", "do_classifier_free_guidance")
 # What tells of further passes before they are made: skip-layer guidance sets in after some steps.
-FURTHER = ("skip_guidance_layers", "do_perturbed_attention_guidance")
+FURTHER = (
+    "skip_guidance_layers",
+    "do_perturbed_attention_guidance",
+    "do_spatio_temporal_guidance",
+    "do_modality_isolation_guidance",
+)
 DEPTH = 3  # frames from `calling_frame` to whoever called the model or the scheduler
 
 
@@ -66,6 +72,7 @@ class Run:
         self.outputs: list[torch.Tensor] = []
         self.skipped: torch.Tensor | None = None
         self.begun = False
+        self.three: WithReference | None = None
         self.suspect: list[torch.Tensor] = []  # of each step: whether the pipeline's prediction was not as read
         self.broken: list[torch.Tensor] = []  # whether the denoiser's was not finite
         self.undo: list[Callable[[], None]] = []
@@ -133,11 +140,17 @@ class Run:
         if self.switched_on() is False:
             self.off()
             return
+        guider = known.get("guider")
+        if guider is not None and type(guider).__name__ != "ClassifierFreeGuidance":
+            raise ValueError(
+                f"`guider` {type(guider).__name__} guides by another formula: give it ClassifierFreeGuidance."
+            )
         for name in FURTHER:
             if known.get(name) is not None or getattr(self.pipe, name, False):
                 raise ValueError(f"`{name}` must be off: {FOREIGN}")
         latents = known.get("latents")
         if isinstance(latents, torch.Tensor):
+            self.host.formula(self.pipe, known)  # may refuse
             self.sampler(latents).check(latents)
 
     def off(self) -> None:
@@ -194,7 +207,7 @@ class Run:
         self.known = known_to(frame, self.pipe)
         sample = arguments["sample"]
         outputs, self.outputs = self.outputs, []
-        predictions = split(outputs, sample)
+        predictions = self.split(outputs, sample)
         if predictions is None and self.reading is None and not self.switched_on():
             self.off()
             return stock(*args, **kwargs)
@@ -209,6 +222,24 @@ class Run:
             own_scale, predictions = self.own_guidance(arguments["model_output"], predictions)
         skipped, self.skipped = self.skipped, None
         return sampling.take(stock, arguments, predictions, own_scale, skipped)
+
+    def split(self, outputs: list[torch.Tensor], sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The two predictions of a step, shaped as the latents; `None` where there was one alone.
+
+        Raises:
+            ValueError: there were others than these, or others than latents.
+        """
+        raw = split(outputs, len(sample))
+        if raw is None:
+            return None
+        parts = tuple(self.host.read(self.pipe, self.known, part, sample) for part in raw)
+        if any(part.shape != sample.shape for part in parts) or (len(parts) == 3) > (self.host.three is not None):
+            raise ValueError(FOREIGN)
+        if len(parts) == 3:
+            self.three = self.host.three(self.pipe, self.known, parts)
+            return self.three.two()
+        self.three = None
+        return parts
 
     def sampler(self, latents: torch.Tensor) -> GuidedSampling:
         """What takes the steps of this call; `latents` as the pipeline has them."""
@@ -233,16 +264,16 @@ class Run:
             ValueError: it guides by no rule that is known here, or no longer by the one of its first step.
         """
         assert self.sampling is not None
-        guided = like_latents(model_output, predictions[0])
+        channels = predictions[0].shape[1]
+        guided, rest = model_output[:, :channels], model_output[:, channels:]  # a variance that the scheduler reads
         if guided.shape != predictions[0].shape:
             raise ValueError(FOREIGN)
-        formula = self.host.formula(self.pipe, self.known)
+        formula = self.three or self.host.formula(self.pipe, self.known)
         if self.reading is None:
             self.reading = read(self.pipe, self.known, guided, predictions, formula)
         elif type(formula) is not Formula:  # a callback may change its rescale, too
             self.reading = replace(self.reading, formula=formula)
         scale = self.stated(guided, predictions)
-        rest = model_output[:, guided.shape[1] :]  # a variance that the scheduler reads
         self.sampling.formula = self.reading.formula
         self.sampling.to_model_output = lambda prediction: torch.cat([prediction.to(guided.dtype), rest], 1)
         self.broken.append(~torch.stack([x.isfinite().all() for x in predictions]).all())
