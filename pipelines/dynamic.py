@@ -77,12 +77,12 @@ class DynamicGuidanceMixin(Pipeline):
         stock = next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
         if stock is None or "__call__" in cls.__dict__:
             return
-        cls.__call__ = _guided(cls, stock.__call__)
+        cls.__call__ = _guided(cls, stock.__call__)  # type: ignore[method-assign]  # mypy means `type.__call__`
         # By the stock name diffusers saves it, loads it, and finds its relatives.
         cls.__name__ = stock.__name__
 
 
-def _guided(cls: type, stock: Callable) -> Callable:
+def _guided(cls: type[Any], stock: Callable) -> Callable:
     """The ``__call__`` of `cls`, with the signature and the docstring of `stock` and two parameters more."""
 
     @functools.wraps(stock)
@@ -133,8 +133,9 @@ def with_true_cfg(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple
     if given.get("negative_prompt_embeds") is None:
         negative = given.get("negative_prompt") or ""
         prompt = given.get("prompt") if given.get("prompt") is not None else given.get("prompt_embeds")
-        several = isinstance(negative, str) and prompt is not None and not isinstance(prompt, str)
-        given["negative_prompt"] = [negative] * len(prompt) if several else negative
+        if isinstance(negative, str) and prompt is not None and not isinstance(prompt, str):
+            negative = [negative] * len(prompt)
+        given["negative_prompt"] = negative
     if parameters["true_cfg_scale"].default <= 1:
         given.setdefault("true_cfg_scale", TRUE_CFG_SCALE)
     return (), dict(given) | given.pop("kwargs", {})

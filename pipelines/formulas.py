@@ -1,7 +1,6 @@
 """What pipelines do besides ``u + s (c - u)``: one class for each, bit for bit as the pipeline computes it."""
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from guidance.formula import Formula, times
 
@@ -112,6 +111,8 @@ class OfCleanLatents(Formula):
         uncond, cond = (self.latents - velocity * self.sigma for velocity in (pred_uncond, pred_cond))
         guided = cond + times(scale - 1, cond - uncond)
         if self.guidance_rescale:
+            from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
             guided = rescale_noise_cfg(guided, cond, guidance_rescale=self.guidance_rescale)
         if self.given is not None:
             clean, holds = self.given

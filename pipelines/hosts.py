@@ -188,12 +188,15 @@ def ltx_image(pipe: Any, known: Known) -> Formula:
 def instructed(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
     """InstructPix2Pix: prompt, picture, neither."""
     own = getattr(pipe, "image_guidance_scale", None)
-    return WithReference(*parts[::-1], known["image_guidance_scale"] if own is None else own, reference_first=False)
+    cond, reference, uncond = parts
+    scale = known["image_guidance_scale"] if own is None else own
+    return WithReference(uncond, reference, cond, scale, reference_first=False)
 
 
 def dreamlite(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
     """Neither, picture, prompt."""
-    return WithReference(*parts, pipe.image_guidance_scale, reference_first=False)
+    uncond, reference, cond = parts
+    return WithReference(uncond, reference, cond, pipe.image_guidance_scale, reference_first=False)
 
 
 def omnigen(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:

@@ -233,13 +233,15 @@ class Run:
         if raw is None:
             return None
         parts = tuple(self.host.read(self.pipe, self.known, part, sample) for part in raw)
-        if any(part.shape != sample.shape for part in parts) or (len(parts) == 3) > (self.host.three is not None):
+        three = self.host.three if len(parts) == 3 else None
+        if any(part.shape != sample.shape for part in parts) or len(parts) != (2 if three is None else 3):
             raise ValueError(FOREIGN)
-        if len(parts) == 3:
-            self.three = self.host.three(self.pipe, self.known, parts)
+        if three is not None:
+            self.three = three(self.pipe, self.known, parts)
             return self.three.two()
         self.three = None
-        return parts
+        uncond, cond = parts
+        return uncond, cond
 
     def sampler(self, latents: torch.Tensor) -> GuidedSampling:
         """What takes the steps of this call; `latents` as the pipeline has them."""

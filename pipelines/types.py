@@ -1,5 +1,6 @@
 """Types of hosts, for type checkers. Nothing is an instance of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -12,5 +13,4 @@ class Pipeline(DiffusionPipeline):
 
     scheduler: Scheduler
     vae_scale_factor: int
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    __call__: Callable[..., Any]
