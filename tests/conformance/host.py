@@ -21,11 +21,14 @@ class Host:
         call: keyword arguments of a call beside the scale, the number of steps, the generator and the output type, for
             the two of `PROMPTS`; a function, for it may make pictures.
         shape: of the latents of one sample as evaluators see them, ``(C, H, W)`` or, for video, ``(C, F, H, W)``.
-        scale: the argument that is the pipeline's own scale of classifier-free guidance.
+        scale: the argument that is the pipeline's own scale of classifier-free guidance; with a dot, an attribute of
+            one of its parts, as ``guider.guidance_scale``.
         output: the attribute of the pipeline's output that holds the latents.
         common: whether it is among the most used, and so in the default test run.
         note: what a reader of the support table should know, "" where nothing.
         refused: words of the message by which `guide` refuses this host, "" where it is supported.
+        exact: whether the result is the stock pipeline's bit for bit; else within rounding.
+        changes: whether the pipeline changes its own scale from step to step, so that a static one is something else.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Host:
     common: bool = False
     note: str = ""
     refused: str = ""
+    exact: bool = True
+    changes: bool = False
 
     def make(self) -> DiffusionPipeline:
         """The pipeline, always the same."""
@@ -51,8 +56,15 @@ class Host:
         generator = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
         torch.manual_seed(0)  # some samplers draw from the global generator
         arguments = {"num_inference_steps": steps, "generator": generator, "output_type": "latent"}
+        part, _, name = self.scale.rpartition(".")
+        if part:
+            setattr(getattr(pipe, part), name, scale)
+        else:
+            arguments[name] = scale
+        # `None` where a pipeline has no such argument.
+        arguments = {key: value for key, value in (arguments | self.call() | kwargs).items() if value is not None}
         with torch.no_grad():
-            output = pipe(**arguments | self.call() | {self.scale: scale} | kwargs)
+            output = pipe(**arguments)
         return getattr(output, self.output)
 
 
