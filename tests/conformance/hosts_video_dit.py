@@ -19,7 +19,7 @@ from diffusers import (
     MochiTransformer3DModel,
 )
 from host import register
-from parts_video import SIZE, chat_tokenizer, qwen_vl, row
+from parts_video import SIZE, chat_tokenizer, qwen2_vl, row
 from tiny import DIM, t5, vae
 
 SIDE = SIZE // 8
@@ -95,7 +95,7 @@ def easyanimate(kind: type = EasyAnimatePipeline, in_channels: int = 4, **kwargs
     )
     return kind(
         vae=autoencoder,
-        text_encoder=qwen_vl(),
+        text_encoder=qwen2_vl(),
         tokenizer=chat_tokenizer(),
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),

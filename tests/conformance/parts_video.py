@@ -1,5 +1,6 @@
 """Tiny parts of video and audio pipelines: text encoders with tokenizers made here, autoencoders, pictures."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import (
     CLIPVisionModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
-    PreTrainedModel,
+    LlamaConfig,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     T5Tokenizer,
@@ -29,15 +30,15 @@ CHAT = """
 {%- if message["content"] is string %}{{ message["content"] }}{% else %}
 {%- for part in message["content"] %}{{ part["text"] }}{% endfor %}{% endif %}{% endfor %}
 """
-ABOUT = ("scale", "output", "common", "note", "refused")  # the fields of a Host that `row` passes on
+ABOUT = {field.name for field in dataclasses.fields(Host)}
 
 
 def row(name: str, build: Callable, shape: tuple[int, ...], **kwargs: Any) -> Host:
-    """A host that is called with `PROMPTS`, the size of `picture`, and `kwargs`; functions among them make pictures."""
-    about = {"output": "frames"} | {key: kwargs.pop(key) for key in ABOUT if key in kwargs}
+    """A host, called with `PROMPTS`, the size of `picture` and what of `kwargs` is no field of `Host`; functions among
+    them make pictures."""
+    about = {"output": "frames"} | {key: kwargs.pop(key) for key in ABOUT & kwargs.keys()}
     arguments = {"prompt": PROMPTS, "height": SIZE, "width": SIZE} | kwargs
-    given = {key: value for key, value in arguments.items() if value is not None}
-    return Host(name, build, lambda: {k: v() if callable(v) else v for k, v in given.items()}, shape, **about)
+    return Host(name, build, lambda: {k: v() if callable(v) else v for k, v in arguments.items()}, shape, **about)
 
 
 def one_prompt() -> dict:
@@ -76,13 +77,27 @@ def chat_tokenizer() -> T5Tokenizer:
     return tokenizer
 
 
-def qwen_vl(kind: type = Qwen2VLForConditionalGeneration, config: type = Qwen2VLConfig, **vision) -> PreTrainedModel:
-    """Two layers of Qwen2-VL or one of its successors."""
-    text = {
+def llama_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=40,
+        hidden_size=DIM,
+        intermediate_size=DIM,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def qwen_config(layers: int = 2) -> dict:
+    """Of the language model in Qwen2-VL and its successors."""
+    return {
         "vocab_size": len(t5(DIM)[1]),
         "hidden_size": DIM,
         "intermediate_size": DIM,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "max_position_embeddings": 512,
@@ -91,8 +106,11 @@ def qwen_vl(kind: type = Qwen2VLForConditionalGeneration, config: type = Qwen2VL
         "eos_token_id": 1,
         "pad_token_id": 0,
     }
-    vision = {"depth": 1, "hidden_size": DIM, "num_heads": 2, "patch_size": 4} | vision
-    return kind(config(text_config=text, vision_config=vision))
+
+
+def qwen2_vl() -> Qwen2VLForConditionalGeneration:
+    vision = {"depth": 1, "embed_dim": DIM, "hidden_size": DIM, "num_heads": 2, "patch_size": 4, "mlp_ratio": 1}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=qwen_config(), vision_config=vision))
 
 
 def gemma3() -> dict:
