@@ -1,4 +1,5 @@
-"""Evaluators score: each takes candidates and a context and returns ``(batch, candidates)``, higher is better."""
+"""Evaluators score: each takes candidates and a context and returns ``(batch, candidates)``, higher is better. They
+know what they are shown; of pipelines, schedulers and searches they know nothing, nor what their scores lead to."""
 
 import functools
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay."""
+"""Guidance decides: guidance scales, by fixed schedules and the greedy search, and which visual tokens stay. It knows
+predictions, latents, schedulers and scores; host models it does not, nor how a score comes about."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

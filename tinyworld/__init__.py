@@ -1,4 +1,5 @@
-"""The embedded default: a small world of shapes and signs whose truth is known, and models trained on it."""
+"""The embedded default: a small world of shapes and signs whose truth is known, and models trained on it. It knows
+pipelines and what is below them, not how its models were trained (`tinyworld.recipes` does), nor who shows them."""
 
 from pathlib import Path
 
