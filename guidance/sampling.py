@@ -187,6 +187,8 @@ class GuidedSampling:
         """What `guidance` is shown."""
         pred_uncond, pred_cond = predictions
         sample = arguments["sample"]
+        if self.direction is not None and self.direction.shape != pred_cond.shape:  # a host that cuts frames off
+            self.direction = None
         if skipped is not None:
             assert self.direction is not None  # no row is skipped before a step that had both passes
             skipped_here = skipped.to(pred_cond.device).view(-1, *[1] * (pred_cond.ndim - 1))

@@ -69,6 +69,31 @@ class NormLimited(FromConditional):
         return torch.stack(rows)
 
 
+class Clipped(Formula):
+    """``u + s (c - u)``, no further from 0 than `most` (Bria 3)."""
+
+    affine = False
+
+    def __init__(self, most: float | None) -> None:
+        self.most = most
+
+    def __call__(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
+        guided = self.guided(pred_uncond, pred_cond, scale)
+        return guided if not self.most else guided.clip(-self.most, self.most)
+
+    def guided(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
+        """What is clipped."""
+        return super().__call__(pred_uncond, pred_cond, scale)
+
+
+class BatchRescaled(Clipped):
+    """Seven tenths of it at the spread of the conditional prediction, over the whole batch, then clipped (Bria 3)."""
+
+    def guided(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
+        guided = super().guided(pred_uncond, pred_cond, scale)
+        return guided * (0.7 * (pred_cond.std() / guided.std())) + 0.3 * guided
+
+
 class WeightedSum(Formula):
     """``s c + (1 - s) u``: the same but for rounding (Ideogram 4)."""
 

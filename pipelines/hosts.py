@@ -14,6 +14,8 @@ import torch
 from guidance.formula import Formula, Rescaled
 
 from .formulas import (
+    BatchRescaled,
+    Clipped,
     FirstChannels,
     FromConditional,
     NormLimited,
@@ -54,20 +56,44 @@ def patches(size: int) -> Unpack:
     return unpack
 
 
+def channels_within(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """The same as ``patches(2)``, places before channels (Ideogram 4)."""
+    if latents.ndim == 3:
+        latents = latents.unflatten(2, (4, -1)).transpose(2, 3).flatten(2)
+    return patches(2)(pipe, known, latents)
+
+
 def layers(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
     """Of several pictures in one sequence: ``(batch, C, layers, H, W)`` (Qwen-Image-Layered)."""
     split = latents.unflatten(1, (known["layers"] + 1, -1)).flatten(0, 1)
     return patches(2)(pipe, known, split).unflatten(0, (len(latents), -1)).transpose(1, 2)
 
 
-def packed_frames(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """LTX's ``(batch, tokens, C)`` to ``(batch, C, F, H, W)``."""
-    if latents.ndim != 3:
-        return latents
-    shape = known["latent_num_frames"], known["latent_height"], known["latent_width"]
-    patch = pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
-    tokens = shape[0] * shape[1] * shape[2] // (patch[0] ** 2 * patch[1])
-    return pipe._unpack_latents(latents[:, -tokens:], *shape, *patch)
+def one_frame(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """A picture as a video of one frame: ``(batch, C, H, W)``."""
+    return latents.squeeze(2)
+
+
+def packed_frames(last: bool) -> Unpack:
+    """Of LTX's ``(batch, tokens, C)``: ``(batch, C, F, H, W)``, without the tokens of what else is given, which come
+    before those of the video, or after where they are not the `last`."""
+
+    def unpack(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+        if latents.ndim != 3:
+            return latents
+        names = ("latent_num_frames", "latent_height", "latent_width")
+        frames, height, width = shape = tuple(int(known[name]) for name in names)
+        tokens = frames * height * width
+        latents = latents[:, -tokens:] if last else latents[:, :tokens]
+        return latents.unflatten(1, shape).movedim(-1, 1)  # its patches are single latents
+
+    return unpack
+
+
+def all_frames(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """Of a stretch of a long video."""
+    frames = latents.shape[1] // (known["latent_height"] * known["latent_width"])
+    return packed_frames(True)(pipe, known | {"latent_num_frames": frames}, latents)
 
 
 def last_item(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
@@ -75,6 +101,15 @@ def last_item(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
     ``(batch, C, H, W)`` (JoyImage)."""
     latents = latents[:, -1]
     return latents.squeeze(2) if latents.shape[2] == 1 else latents
+
+
+def first_patches(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """``(batch, patches, C, 1, p, p)``, those of what is made before those of reference pictures, to ``(batch, C, H,
+    W)`` (JoyImage)."""
+    size = latents.shape[-1]
+    rows, columns = (known[name] // (pipe.vae_scale_factor_spatial * size) for name in ("height", "width"))
+    latents = latents[:, : rows * columns, :, 0].unflatten(1, (rows, columns))
+    return latents.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def frames_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
@@ -115,7 +150,7 @@ def last_tokens(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch
 def unpacked(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """The latents were unpacked for the step."""
     if prediction.ndim == 3 and sample.ndim == 5:
-        prediction = packed_frames(pipe, known, prediction)
+        prediction = packed_frames(True)(pipe, known, prediction)
     return like_latents(pipe, known, prediction, sample)
 
 
@@ -123,6 +158,12 @@ def velocity(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Te
     """The denoiser predicts the clean picture (PRX on pixels)."""
     share = torch.clamp(known["t"].float() / pipe.scheduler.config.num_train_timesteps, min=0.05)
     return (sample - prediction) / share
+
+
+def preconditioned(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """The denoiser is preconditioned (arXiv 2206.00364, Table 1), and has a channel that nobody reads."""
+    weight = pipe.scheduler.scale_model_input(known["sigma"], known["t"])
+    return known["inv_sigma"] * known["latent_model_input"][: len(sample)] + weight * prediction[:, :-1]
 
 
 def left_half(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -144,6 +185,12 @@ def plain(pipe: Any, known: Known) -> Formula:
 def renormalised_if(switch: str) -> Callable[[Any, Known], Formula]:
     """`TokenRenormalised` where a local variable of this name says so, else `Formula`."""
     return lambda pipe, known: TokenRenormalised() if known.get(switch) else Formula()
+
+
+def bria(pipe: Any, known: Known) -> Formula:
+    """`BatchRescaled` and clipped, as the pipeline is told to."""
+    clip = known.get("clip_value")
+    return BatchRescaled(clip) if known.get("normalize") else Clipped(clip) if clip else Formula()
 
 
 def z_image(pipe: Any, known: Known) -> Formula:
@@ -230,7 +277,7 @@ class Host:
 
 HOSTS = {
     "AnyFlow": Host(unpack=frames_first),
-    "Bria": Host(unpack=patches(2)),
+    "Bria": Host(formula=bria, unpack=patches(2)),
     "BriaFibo": Host(unpack=lambda pipe, known, x: patches(2 if known.get("do_patching") else 1)(pipe, known, x)),
     "CogVideoX": Host(unpack=frames_first),
     "ConsisID": Host(unpack=frames_first),
@@ -245,17 +292,20 @@ HOSTS = {
     "FluxFill": Host(refused=DISTILLED),
     "Ideogram4": Host(
         formula=lambda pipe, known: WeightedSum(),
-        unpack=patches(2),
+        unpack=channels_within,
         read=last_tokens,
         denoisers=("transformer", "unconditional_transformer"),
     ),
     "JoyImage": Host(formula=lambda pipe, known: TokenFloored(), unpack=last_item),
+    "JoyImageEditPlus": Host(formula=lambda pipe, known: TokenFloored(), unpack=first_patches),
     "Kandinsky5": Host(unpack=channels_last),
     "Krea2": Host(formula=lambda pipe, known: FromConditional(), unpack=patches(2)),
-    "LTX": Host(unpack=packed_frames, read=unpacked),
-    "LTXImageToVideo": Host(formula=ltx_image, unpack=packed_frames, read=unpacked),
-    "LTX2": Host(formula=ltx2, unpack=packed_frames, read=unpacked),
-    "LTX2ImageToVideo": Host(formula=ltx2_image, unpack=packed_frames, read=unpacked),
+    "HunyuanImageRefiner": Host(unpack=one_frame),
+    "LTX": Host(unpack=packed_frames(True), read=unpacked),
+    "LTXI2VLong": Host(unpack=all_frames, read=unpacked),
+    "LTXImageToVideo": Host(formula=ltx_image, unpack=packed_frames(True), read=unpacked),
+    "LTX2": Host(formula=ltx2, unpack=packed_frames(False), read=unpacked),
+    "LTX2ImageToVideo": Host(formula=ltx2_image, unpack=packed_frames(False), read=unpacked),
     "LatentConsistency": Host(refused=DISTILLED),
     "LongCatImage": Host(formula=longcat, unpack=patches(2)),
     "Lumina2": Host(formula=renormalised_if("cfg_normalization")),
@@ -269,6 +319,7 @@ HOSTS = {
     "QwenImageLayered": Host(formula=renormalised_if("cfg_normalize"), unpack=layers),
     "SanaSprint": Host(refused=DISTILLED),
     "SkyReelsV2DiffusionForcing": Host(refused=COPIES),
+    "StableDiffusionLatentUpscale": Host(read=preconditioned),
     "StableDiffusionInstructPix2Pix": Host(three=instructed),
     "StableDiffusionXLInstructPix2Pix": Host(three=instructed),
     "VisualCloze": Host(refused=DISTILLED),

@@ -4,6 +4,7 @@ At the first step everything is tried that pipelines do (which half is condition
 the scale is kept); what explains the pipeline's own prediction holds, and every later step is held to it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,9 +97,14 @@ class Reading:
 
 
 def read(
-    pipe: Any, known: Known, guided: torch.Tensor, predictions: tuple[torch.Tensor, torch.Tensor], formula: Formula
+    pipe: Any,
+    known: Known,
+    guided: torch.Tensor,
+    predictions: tuple[torch.Tensor, torch.Tensor],
+    formula: Formula,
+    others: Sequence[Formula] = (),
 ) -> Reading:
-    """Finds out how `pipe` made its own prediction `guided` of the two.
+    """Finds out how `pipe` made its own prediction `guided` of the two: by `formula` or one of the `others`.
 
     Raises:
         ValueError: by no rule that is known here, so that it cannot be replaced.
@@ -108,7 +114,7 @@ def read(
         # Nothing can be found out, and the denoiser is to blame, which is said later.
         return Reading(formula, sources=tuple(stated), scale=next(iter(stated.values()), 1.0))
     dtypes = [None] if guided.dtype == predictions[0].dtype else [None, guided.dtype]
-    forms = [formula] if type(formula) is not Formula else [formula, FromConditional()]
+    forms = [formula, *others, *([FromConditional()] if type(formula) is Formula else [])]
     found = None
     for sign, swapped, form, dtype in (
         (g, o, f, d) for g in (1, -1) for o in (False, True) for f in forms for d in dtypes

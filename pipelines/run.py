@@ -40,7 +40,8 @@ FURTHER = (
     "do_spatio_temporal_guidance",
     "do_modality_isolation_guidance",
 )
-DEPTH = 3  # frames from `calling_frame` to whoever called the model or the scheduler
+# Frames from `calling_frame` to whoever called the model, or the scheduler.
+TO_MODEL, TO_SCHEDULER = 3, 2
 
 
 class Run:
@@ -71,6 +72,8 @@ class Run:
         self.reading: Reading | None = None
         self.outputs: list[torch.Tensor] = []
         self.skipped: torch.Tensor | None = None
+        # Of each pass of a step, the last that ran whole: the shape of a row of what it took, and what it returned.
+        self.whole: dict[int, tuple[tuple[int, ...], Any]] = {}
         self.begun = False
         self.three: WithReference | None = None
         self.suspect: list[torch.Tensor] = []  # of each step: whether the pipeline's prediction was not as read
@@ -119,7 +122,7 @@ class Run:
 
     def on_forward(self, module: torch.nn.Module, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A model was called in this thread."""
-        frame = calling_frame(self.pipe, DEPTH)
+        frame = calling_frame(self.pipe, TO_MODEL)
         if frame is None or all(module is not ours for ours in denoisers(self.pipe)):
             return stock(*args, **kwargs)
         if not self.begun:
@@ -130,8 +133,11 @@ class Run:
             output = self.in_part(module, stock, args, kwargs, self.sampling.skip)
         else:
             output = stock(*args, **kwargs)
-        self.outputs.append(tensor_of(output))
-        self.in_lists = isinstance(output, (tuple, list)) and isinstance(output[0], (tuple, list))
+            taken = row_shape(args[0] if args else next(iter(kwargs.values())))
+            self.whole[len(self.outputs)] = taken, output
+        prediction = tensor_of(output)
+        if prediction is not None:  # else it only filled a cache
+            self.outputs.append(prediction)
         return output
 
     def begin(self, known: Known) -> None:
@@ -141,6 +147,9 @@ class Run:
             self.off()
             return
         guider = known.get("guider")
+        if guider is not None and not guider._enabled:
+            self.off()
+            return
         if guider is not None and type(guider).__name__ != "ClassifierFreeGuidance":
             raise ValueError(
                 f"`guider` {type(guider).__name__} guides by another formula: give it ClassifierFreeGuidance."
@@ -174,16 +183,21 @@ class Run:
     ) -> Any:
         """The denoiser on the rows that this step needs, zeros for the others."""
         call = inspect.signature(getattr(module, "_orig_mod", module).forward).bind(*args, **kwargs)
-        rows = len(next(iter(call.arguments.values())))
+        first = next(iter(call.arguments.values()))
+        taken, returned = self.whole[len(self.outputs)]
+        rows = len(first)
         needed = self.needed(rows, skip)
-        if needed is None:
+        # Zeros cannot stand for what comes besides (LTX-2's sound), nor where latents are no longer of their shape.
+        alone = not isinstance(returned, (tuple, list)) or len(returned) == 1
+        if needed is None or not alone or row_shape(first) != taken:
             return stock(*args, **kwargs)
         self.skipped, keep = skip, needed.nonzero()[:, 0]
-        zeros = torch.zeros((rows, *self.like.shape[1:]), dtype=self.like.dtype, device=self.like.device)
+        like = tensor_of(returned)
+        zeros = torch.zeros((rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
         if len(keep):
             call.arguments.update(take_rows(call.arguments, rows, keep))
             zeros[keep.to(zeros.device)] = tensor_of(stock(*call.args, **call.kwargs))
-        output: Any = list(zeros) if self.in_lists else zeros
+        output: Any = list(zeros) if isinstance(returned[0], (tuple, list)) else zeros
         return (output,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=output)
 
     def needed(self, rows: int, skip: torch.Tensor) -> torch.Tensor | None:
@@ -199,11 +213,10 @@ class Run:
 
     def on_step(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The scheduler was asked for a step in this thread."""
-        frame = calling_frame(self.pipe, DEPTH)
+        frame = calling_frame(self.pipe, TO_SCHEDULER)
         if frame is None or self.passive:
             return stock(*args, **kwargs)
-        arguments = dict(inspect.signature(stock).bind(*args, **kwargs).arguments)
-        arguments |= arguments.pop("kwargs", {})
+        arguments = named(stock, args, kwargs)
         self.known = known_to(frame, self.pipe)
         sample = arguments["sample"]
         outputs, self.outputs = self.outputs, []
@@ -218,7 +231,6 @@ class Run:
             self.traces.append(sampling.trace)
         own_scale = 1.0
         if predictions is not None:
-            self.like = outputs[-1]
             own_scale, predictions = self.own_guidance(arguments["model_output"], predictions)
         skipped, self.skipped = self.skipped, None
         return sampling.take(stock, arguments, predictions, own_scale, skipped)
@@ -293,6 +305,20 @@ class Run:
             said = fits or said
             self.reading = replace(self.reading, sources=tuple(said))
         return next(iter(said.values()), self.reading.scale)
+
+
+def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `stock`, by name."""
+    arguments = dict(inspect.signature(stock).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("kwargs", {})
+
+
+def row_shape(first: Any) -> tuple[int, ...]:
+    """The shape of one row of what a denoiser is called with, rows in a tensor or in a list."""
+    row = first[0]
+    while isinstance(row, (tuple, list)):
+        row = row[0]
+    return tuple(row.shape)
 
 
 def free_to_read(tensor: torch.Tensor) -> bool:

@@ -77,24 +77,45 @@ def tap_module(module: torch.nn.Module) -> Callable[[], None]:
     return undo
 
 
+class _SchedulerTap:
+    """In the place of ``scheduler.step``, on the instance alone, whose class pipelines look at. In a deep copy or a
+    pickle of the scheduler it is that one's own step."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler, self.stock = scheduler, scheduler.step
+        functools.update_wrapper(self, self.stock)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        runs = _stack()
+        return runs[-1].on_step(self.stock, args, kwargs) if runs else self.stock(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return functools.partial, (type(self.scheduler).step, self.scheduler)
+
+
 def tap_scheduler(scheduler: Any) -> Callable[[], None]:
     """Lets the guided call of this thread see the steps of `scheduler`; returns what undoes it.
 
     Raises:
         ValueError: another guided call uses it.
     """
-
-    def step(stock: Callable, *args: Any, **kwargs: Any) -> Any:
-        runs = _stack()
-        return runs[-1].on_step(stock, args, kwargs) if runs else stock(*args, **kwargs)
-
     with _LOCK:
-        if getattr(type(scheduler), "_tapped", False):
+        if isinstance(scheduler.__dict__.get("step"), _SchedulerTap):
             raise ValueError(
                 "`pipe.scheduler` is in use by another guided call: give every pipeline a scheduler of its own "
                 "(`type(scheduler).from_config(scheduler.config)`)."
             )
-        return disguise(scheduler, {"step": step}, {"_tapped": True})
+        before = scheduler.__dict__.get("step")
+        tap = scheduler.__dict__["step"] = _SchedulerTap(scheduler)
+
+    def undo() -> None:
+        if scheduler.__dict__.get("step") is tap:
+            if before is None:
+                del scheduler.__dict__["step"]
+            else:
+                scheduler.__dict__["step"] = before
+
+    return undo
 
 
 def disguise(

@@ -18,7 +18,7 @@ from diffusers import (
     VisualClozeGenerationPipeline,
 )
 from host import Host, register
-from parts_flow import DISTILLED, OFF, ONE, alive, calls, mask, scheduler
+from parts_flow import DISTILLED, OFF, ONE, ONE_PASS, alive, calls, mask, scheduler
 from parts_video import picture
 from tiny import DIM, flow_vae, t5, text_config, tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -67,7 +67,8 @@ def host(name, build, note="", common=False, **kwargs):
 
 
 def distilled(name, build, **kwargs):
-    return Host(name, build, arguments(**kwargs), (4, 8, 8), note=DISTILLED, refused=OFF)
+    refused = OFF if name == "flux-distilled" else ONE_PASS
+    return Host(name, build, arguments(**kwargs), (4, 8, 8), note=DISTILLED, refused=refused)
 
 
 START = {"image": picture, "strength": 0.7}
@@ -122,6 +123,6 @@ register(
         ),
         (4, 16, 16),
         note=f"One prompt a call. {DISTILLED}",
-        refused=OFF,
+        refused=ONE_PASS,
     ),
 )

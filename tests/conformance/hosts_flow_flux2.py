@@ -16,7 +16,7 @@ from diffusers import (
 from host import register
 from parts_flow import (
     DISTILLED,
-    OFF,
+    ONE_PASS,
     FlowHost,
     alive,
     calls,
@@ -137,7 +137,7 @@ register(
         "flux2-distilled",
         lambda: klein(Flux2Pipeline, True),
         note=DISTILLED,
-        refused=OFF,
+        refused=ONE_PASS,
         max_sequence_length=512,
     ),
     host("ernie-image", ernie, "Its latents are patches of 2 by 2.", (16, 4, 4), negative_prompt="blurry"),

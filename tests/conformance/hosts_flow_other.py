@@ -6,6 +6,8 @@ from diffusers import (
     AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanImageRefiner,
     AutoencoderTiny,
+    BaseGuidance,
+    ClassifierFreeGuidance,
     DreamLitePipeline,
     DreamLiteUNetModel,
     FlowMatchEulerDiscreteScheduler,
@@ -66,12 +68,7 @@ def hunyuan_model(**kwargs):
     return alive(HunyuanImageTransformer2DModel(**defaults | kwargs))
 
 
-def apg(start: int = 5) -> AdaptiveProjectedMixGuidance:
-    """Plain guidance, by projection at the steps after `start`."""
-    return AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=start)
-
-
-def hunyuan(guider: AdaptiveProjectedMixGuidance | None = None, **kwargs):
+def hunyuan(guider: BaseGuidance | None = None, **kwargs):
     encoder_2, tokenizer_2 = byt5()
     pipe = HunyuanImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=4.0),
@@ -100,7 +97,7 @@ def hunyuan_refiner():
         transformer=hunyuan_model(
             in_channels=16, out_channels=8, patch_size=(1, 1, 1), rope_axes_dim=(4, 2, 2), guidance_embeds=True
         ),
-        guider=apg(),
+        guider=ClassifierFreeGuidance(),
     )
 
 
@@ -246,8 +243,13 @@ def hunyuan_host(name, build, note="", **kwargs):
 
 
 register(
-    hunyuan_host("hunyuan-image", lambda: hunyuan(apg())),
-    hunyuan_host("hunyuan-image-apg", lambda: hunyuan(apg(2)), "Guided by projection (APG) after three steps."),
+    hunyuan_host("hunyuan-image", lambda: hunyuan(ClassifierFreeGuidance())),
+    hunyuan_host(
+        "hunyuan-image-apg",
+        lambda: hunyuan(AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2)),
+        "Guided by projection (APG) after three steps; with ClassifierFreeGuidance as its guider it can be guided.",
+        refused="guides by another formula: give it ClassifierFreeGuidance",
+    ),
     hunyuan_host("hunyuan-image-refiner", hunyuan_refiner, shape=(8, 8, 8), size=32, image=picture),
     host(
         "hunyuan-image-distilled",

@@ -31,6 +31,7 @@ from host import PROMPTS, register
 from parts_flow import (
     DISTILLED,
     ONE,
+    ONE_PASS,
     FlowHost,
     alive,
     calls,
@@ -129,15 +130,15 @@ def longcat(kind: type = LongCatImagePipeline, halvings: int = 1):
     return pipe
 
 
-def host(name, build, note="", shape=(4, 8, 8), size=16, refused="", nothing=(), **kwargs):
+def host(name, build, note="", shape=(4, 8, 8), size=16, refused="", nothing=(), exact=True, **kwargs):
     call = calls(**{"height": size, "width": size} | kwargs)
-    return FlowHost(name, build, call, shape, note=note, refused=refused, nothing=nothing)
+    return FlowHost(name, build, call, shape, note=note, refused=refused, nothing=nothing, exact=exact)
 
 
 SANA = {"use_resolution_binning": False, "complex_human_instruction": [], "max_sequence_length": 32, "size": 32}
 SPRINT = SANA | {
     "note": DISTILLED,
-    "refused": "SCMScheduler is not supported",
+    "refused": ONE_PASS,
     "nothing": ("intermediate_timesteps",),
 }
 PRX = ONE | {"negative_prompt": "blurry", "use_resolution_binning": False}
@@ -165,6 +166,7 @@ register(
         lambda: prx(PRXPixelPipeline, 3),
         "One prompt a call. Its transformer predicts the picture, of which the pipeline makes a velocity when guided.",
         (3, 16, 16),
+        exact=False,
         **PRX,
     ),
     host("bria-3.2", bria, max_sequence_length=32, **BLURRY),

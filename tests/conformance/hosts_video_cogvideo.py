@@ -75,7 +75,7 @@ def with_control():
 register(
     row("cogvideox-dpm", cogvideox, SHAPE, common=True, **T2V),
     row("cogvideox-ddim", lambda: cogvideox(scheduler=CogVideoXDDIMScheduler), SHAPE, **T2V),
-    row("cogvideox-dynamic", cogvideox, SHAPE, **T2V, use_dynamic_cfg=True, note="Its own scale grows step by step."),
+    row("cogvideox-dynamic", cogvideox, SHAPE, **T2V, use_dynamic_cfg=True, changes=True),
     row("cogvideox-1.5", lambda: cogvideox(patch_size_t=2, patch_bias=False), SHAPE, **T2V),
     row("cogvideox-i2v", with_image, SHAPE, **T2V, image=pictures),
     row(

@@ -164,7 +164,7 @@ register(
     row(
         "ltx-condition-last",
         condition,
-        WITH_ANOTHER,
+        SHAPE,
         **T2V | one_prompt(),
         image=picture,
         frame_index=FRAMES - 1,
@@ -193,7 +193,7 @@ register(
     row(
         "ltx2-in-context",
         lambda: ltx2(LTX2InContextPipeline),
-        (CHANNELS, 6, SIDE, SIDE),
+        SHAPE,
         **T2V,
         **CFG,
         reference_conditions=reference,

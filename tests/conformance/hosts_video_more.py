@@ -80,13 +80,21 @@ register(
     ),
     row("skyreels-v2", lambda: skyreels(SkyReelsV2Pipeline), SHAPE, **T2V),
     row("skyreels-v2-i2v", skyreels_i2v, SHAPE, **IMAGE | {"max_sequence_length": IMAGE_TEXT}),
-    row("skyreels-v2-df", lambda: skyreels(SkyReelsV2DiffusionForcingPipeline), SHAPE, **T2V, note=FORCED),
+    row(
+        "skyreels-v2-df",
+        lambda: skyreels(SkyReelsV2DiffusionForcingPipeline),
+        SHAPE,
+        **T2V,
+        note=FORCED,
+        refused="by copies of its scheduler",
+    ),
     row(
         "skyreels-v2-df-i2v",
         lambda: skyreels(SkyReelsV2DiffusionForcingImageToVideoPipeline),
         SHAPE,
         **IMAGE,
         note=FORCED,
+        refused="by copies of its scheduler",
     ),
     row(
         "skyreels-v2-df-v2v",
@@ -96,6 +104,7 @@ register(
         video=lambda: clip(FRAMES),
         overlap_history=1,
         note=FORCED,
+        refused="by copies of its scheduler",
     ),
     row(
         "helios",
@@ -110,7 +119,7 @@ register(
     row(
         "anyflow-far",
         lambda: anyflow(AnyFlowFARPipeline, AnyFlowFARTransformer3DModel, chunk_partition=(1, 1)),
-        SHAPE,
+        (CHANNELS, 1, *SHAPE[2:]),
         **T2V,
         note="Chunks one after another, each with all steps; frames come before channels.",
     ),

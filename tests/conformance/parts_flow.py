@@ -61,7 +61,8 @@ TEXT = {
 }
 # What several hosts have to be noted.
 DISTILLED = "Distilled: its scale is an input of the transformer, and there is no unconditional prediction."
-OFF = "guidance is off"  # of the message that refuses these
+OFF = "guidance is off"  # of the messages that refuse
+ONE_PASS = "is distilled"
 RENORMALISED = "Its guided prediction is brought back to the norm of the conditional one."
 TWO_SCALES = "The picture guides, too, by a scale r of its own: ``u + r (i - u) + s (c - i)``."
 NEGATED = "Its scheduler takes its predictions with the other sign."
