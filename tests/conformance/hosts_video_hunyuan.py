@@ -153,8 +153,8 @@ def hunyuan15(kind: type = HunyuanVideo15Pipeline, **parts):
         guider=ClassifierFreeGuidance(),
         **parts,
     )
-    # Without the system message, in whose place the prompt would be cut off.
-    pipe.system_message, pipe.prompt_template_encode_start_idx = "", 0
+    # The chat template leaves out the system message, in whose place the prompt would be cut off.
+    pipe.prompt_template_encode_start_idx = 0
     pipe.tokenizer_max_length, pipe.tokenizer_2_max_length, pipe.vision_num_semantic_tokens = 16, 8, 4
     return pipe
 

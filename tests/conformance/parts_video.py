@@ -16,6 +16,8 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     LlamaConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     T5Tokenizer,
@@ -25,7 +27,7 @@ from transformers import (
 
 SIZE = 32  # height and width of pictures
 CHAT = """
-{%- for message in messages %}
+{%- for message in messages if message["role"] == "user" %}
 {%- if message["content"] is string %}{{ message["content"] }}{% else %}
 {%- for part in message["content"] %}{{ part["text"] }}{% endfor %}{% endif %}{% endfor %}
 """
@@ -110,6 +112,20 @@ def qwen_config(layers: int = 2) -> dict:
 def qwen2_vl() -> Qwen2VLForConditionalGeneration:
     vision = {"depth": 1, "embed_dim": DIM, "hidden_size": DIM, "num_heads": 2, "patch_size": 4, "mlp_ratio": 1}
     return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=qwen_config(), vision_config=vision))
+
+
+def qwen2_5_vl() -> Qwen2_5_VLForConditionalGeneration:
+    vision = {
+        "depth": 1,
+        "hidden_size": DIM,
+        "intermediate_size": DIM,
+        "num_heads": 2,
+        "patch_size": 4,
+        "out_hidden_size": DIM,
+        "window_size": 16,
+        "fullatt_block_indexes": [0],
+    }
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=qwen_config(), vision_config=vision))
 
 
 def gemma3() -> dict:
