@@ -119,6 +119,7 @@ def _guided(cls: type[Any], stock: Callable) -> Callable:
     stated = list(signature.parameters.values())
     rest = [p for p in stated if p.kind is inspect.Parameter.VAR_KEYWORD]
     first = [p for p in stated if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    # `inspect` reads this attribute; typeshed's functions have none.
     call.__signature__ = signature.replace(parameters=[*first, *ours, *rest])  # type: ignore[attr-defined]
     return call
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class OnlineGuider(ClassifierFreeGuidance):
             fit, or a pipeline that makes of a guider's prediction what is not known here.
     """
 
-    ignore_for_config = ("guidance", "scheduler", "prompt")
+    ignore_for_config = ["guidance", "scheduler", "prompt"]  # noqa: RUF012  # as ConfigMixin declares it
 
     @register_to_config
     def __init__(
@@ -107,6 +108,7 @@ class OnlineGuider(ClassifierFreeGuidance):
 
     def on_step(self, stock: Any, arguments: dict[str, Any], raw: tuple[torch.Tensor, torch.Tensor]) -> Any:
         """The pipeline steps with what it made of our prediction."""
+        assert self.guidance is not None  # `forward`
         pipe, known = asked_by()
         guided, sample = arguments["model_output"], arguments["sample"]
         host = host_of(pipe)
@@ -130,9 +132,9 @@ class OnlineGuider(ClassifierFreeGuidance):
 
 def asked_by() -> tuple[Any, Known]:
     """The modular pipeline whose block called the scheduler, and what that knows; elsewhere `None` and nothing."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if "components" in frame.f_locals and "block_state" in frame.f_locals:
             return frame.f_locals["components"], frame.f_locals["block_state"].as_dict()
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None, {}
