@@ -10,6 +10,10 @@ noisy      ``(batch, candidates, C, H, W)`` latents     the scheduler's next lat
 denoised   ``(batch, candidates, C, H, W)`` latents     the predictions of the clean latents (x0)
 tokens     ``(batch, tokens, dim)`` states              visual tokens at one depth of a model, see `tokens`
 ========== ============================================ ===================================================
+
+Latents of a video are ``(batch, candidates, C, F, H, W)``. An evaluator that says ``video = True`` gets them so; any
+other gets its frames, as if each were a candidate, and a candidate's score is their mean. Latents of sound have a
+height of 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,6 +73,7 @@ class Evaluator(Protocol):
         needs_prompt: whether it reads `Context.prompt`.
         in_channels: latent channels it takes, `None` for any.
         calibration: `None` where it was never measured.
+        video: optional, whether it takes the frames of a video together; without it, or where it is False, it does not.
     """
 
     @property
@@ -96,6 +101,7 @@ class FunctionEvaluator:
     needs_prompt: bool = False
     in_channels: int | None = None
     calibration: Calibration | None = None
+    video: bool = False
 
     def __call__(self, candidates: torch.Tensor, context: Any) -> torch.Tensor:
         return self.function(candidates, context)
@@ -121,11 +127,17 @@ def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
 
 
 def score(evaluator: Evaluator, candidates: torch.Tensor, context: Any) -> torch.Tensor:
-    """Calls an evaluator; returns float32 scores ``(batch, candidates)``.
+    """Calls an evaluator; returns float32 scores ``(batch, candidates)``. One that takes no videos scores their frames,
+    of which the mean counts.
 
     Raises:
         ValueError: the evaluator returned anything but a tensor of that shape.
     """
+    if candidates.ndim == 6 and not getattr(evaluator, "video", False):
+        frames = candidates.transpose(2, 3)
+        return score(evaluator, frames.flatten(1, 2), context).unflatten(1, frames.shape[1:3]).mean(2)
+    if candidates.ndim == 4:  # sound
+        candidates = candidates.unsqueeze(3)
     scores = evaluator(candidates, context)
     shape = tuple(candidates.shape[:2])
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != shape:

@@ -16,7 +16,7 @@ UNGUIDED = {0.0, 1.0}  # the scale of a step that a host does not guide
 class Watched:
     """An evaluator that keeps what it was shown, and likes latents that spread little."""
 
-    needs_prompt, in_channels, calibration = False, None, None
+    needs_prompt, in_channels, calibration, video = False, None, None, True
 
     def __init__(self, space: str = "noisy") -> None:
         self.name = self.space = space
@@ -26,6 +26,11 @@ class Watched:
         if context.noise_level < 1:  # else it is only being tried
             self.shapes.add(tuple(candidates.shape))
         return -candidates.flatten(2).std(2)
+
+
+def natural_contrast(candidates, context):
+    """README's example, written for pictures."""
+    return -(candidates.std(dim=(2, 3, 4)) - 1).abs()
 
 
 class Leave:
@@ -93,13 +98,13 @@ def searches(host: Host) -> None:
     """A search over scales, of noise where the sampler draws some, and on a budget: they run, evaluators see the layout
     that is documented, and a sample's choice does not depend on the others."""
     pipe = host.make()
-    watched = [Watched("noisy"), Watched("denoised")]
+    watched = [Watched("noisy"), Watched("denoised"), natural_contrast]
     for wrap in (lambda search: search, Budget):
         with guide(pipe, wrap(GreedySearch(watched, SCALES))) as traces:
             host.run(pipe, OWN)
         assert set(traces[0].scales.unique().tolist()) <= {*SCALES, *UNGUIDED}
         assert all(step["total"].isfinite().all() for step in traces[0].steps if "total" in step)
-    shapes = {shape[2:] for evaluator in watched for shape in evaluator.shapes}
+    shapes = {shape[2:] for evaluator in watched[:2] for shape in evaluator.shapes}
     assert host.shape in shapes, shapes
     # A video may be made in stretches, or lose frames on the way.
     assert len({(len(shape), shape[0], *shape[-2:]) for shape in shapes}) == 1, shapes

@@ -269,3 +269,18 @@ def test_scores_that_are_not_finite_do_not_spoil_the_others():
     b = torch.tensor([-(0.5**0.5), -(0.5**0.5), 2**0.5])
     torch.testing.assert_close(total[0, [0, 2]], torch.tensor([-1.0, 1.0]) + b[[0, 2]])
     torch.testing.assert_close(total[1], torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]) + b)
+
+
+def test_frames_are_scored_by_an_evaluator_of_pictures_and_a_video_by_one_of_videos():
+    video = torch.randn(2, 3, 4, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    pictures = FunctionEvaluator(lambda candidates, context: candidates.std(dim=(2, 3, 4)), "pictures")
+    expected = torch.stack([frame.std(dim=(2, 3, 4)) for frame in video.unbind(3)]).mean(0)
+    torch.testing.assert_close(score(pictures, video, Context(None, 500, 0.5)), expected)
+    together = FunctionEvaluator(lambda candidates, context: candidates.std(dim=(2, 3, 4, 5)), "video", video=True)
+    torch.testing.assert_close(score(together, video, Context(None, 500, 0.5)), video.std(dim=(2, 3, 4, 5)))
+
+
+def test_sound_has_a_height_of_one():
+    sound = torch.randn(2, 3, 4, 7, generator=torch.Generator().manual_seed(0))
+    pictures = FunctionEvaluator(lambda candidates, context: candidates.std(dim=(2, 3, 4)), "pictures")
+    torch.testing.assert_close(score(pictures, sound, Context(None, 500, 0.5)), sound.std(dim=(2, 3)))
