@@ -1,6 +1,5 @@
 """Cosmos: a scale that counts from the conditional prediction, and a first generation that steps twice."""
 
-import torch
 from diffusers import (
     AutoencoderKLCosmos,
     Cosmos2_5_PredictBasePipeline,
@@ -14,7 +13,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from host import register
-from parts_video import SIZE, chat_tokenizer, clip, one_prompt, picture, pictures, qwen2_5_vl, row, wan_vae
+from parts_video import SIZE, chat_tokenizer, one_prompt, picture, pictures, qwen2_5_vl, row, wan_vae
 from tiny import DIM, t5
 
 CHANNELS = 4

@@ -47,6 +47,14 @@ def one_prompt() -> dict:
     return {"prompt": PROMPTS[0], "generator": lambda: torch.Generator().manual_seed(0), "note": "One prompt a call."}
 
 
+def filled(model: torch.nn.Module) -> torch.nn.Module:
+    """With random numbers where `model` begins with zeros, by which it would ignore what it is told."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
     """A picture of noise."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
