@@ -8,6 +8,7 @@ space      candidates                                   what they are
 ========== ============================================ ===================================================
 noisy      ``(batch, candidates, C, H, W)`` latents     the scheduler's next latents, brought to unit variance
 denoised   ``(batch, candidates, C, H, W)`` latents     the predictions of the clean latents (x0)
+pixels     ``(batch, candidates, 3, H, W)`` in [0, 1]   previews of these, decoded once for all, see `pixel.preview`
 tokens     ``(batch, tokens, dim)`` states              visual tokens at one depth of a model, see `tokens`
 ========== ============================================ ===================================================
 
@@ -23,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-SPACES = ("noisy", "denoised")
+SPACES = ("noisy", "denoised", "pixels")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Evaluator(Protocol):
         in_channels: latent channels it takes, `None` for any.
         calibration: `None` where it was never measured.
         video: optional, whether it takes the frames of a video together; without it, or where it is False, it does not.
+        every, start, stop: optional, it is asked at every n-th step between these shares of the steps; else always.
     """
 
     @property
@@ -102,6 +104,9 @@ class FunctionEvaluator:
     in_channels: int | None = None
     calibration: Calibration | None = None
     video: bool = False
+    every: int = 1
+    start: float = 0.0
+    stop: float = 1.0
 
     def __call__(self, candidates: torch.Tensor, context: Any) -> torch.Tensor:
         return self.function(candidates, context)

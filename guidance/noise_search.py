@@ -80,6 +80,8 @@ class NoiseSearch(GreedySearch):
         what was said of all of them; the rest is of the scales, with that draw."""
         if (unsearched := self.unsearched(step)) is not None:
             return Decision(*unsearched)
+        if not any(map(step.due, self.of_noise.evaluators.values())):
+            return Decision(step.previous, {})
         if "generator" not in inspect.signature(type(step.scheduler).step).parameters:
             raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
         generators = draws(step, self.noises)
@@ -92,13 +94,13 @@ class NoiseSearch(GreedySearch):
             return found
 
         about = step.noise_level, step.prompt, step.timestep
-        total, asked = self.of_noise.ask(candidates, *about)
+        total, asked = self.of_noise.ask(candidates, *about, step.due)
         noise = preferred(total)
         chosen = [generators[k][i] for i, k in enumerate(noise.tolist())]
         told = {"noise": noise, "noise_scores": asked.pop("scores"), "noise_total": asked.pop("total")}
         if len(self.scales) < 2:
             return Decision(step.full(scale) if self.scales else None, told | asked, generator=chosen)
-        total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about)
+        total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about, step.due)
         return Decision(self.scale_of(total, step), told | asked, generator=chosen)
 
 

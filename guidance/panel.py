@@ -9,6 +9,8 @@ import torch
 from evaluators.base import Context, Evaluator, as_evaluator, score
 from evaluators.combine import by_spread, combine
 
+PROBE = 64  # the side of the pictures that a judge is tried on
+
 
 class Panel:
     """Evaluators and the weight of each.
@@ -41,6 +43,7 @@ class Panel:
             ValueError: an evaluator wants a prompt and there is none, takes another number of latent channels, or
                 returns a wrong shape or values that are not finite.
         """
+        generator = torch.Generator().manual_seed(0)
         for name, evaluator in self.evaluators.items():
             if evaluator.needs_prompt and prompt is None:
                 raise ValueError(f"evaluator {name!r} reads the prompt, and the pipeline was given only embeddings.")
@@ -49,8 +52,12 @@ class Panel:
                     f"evaluator {name!r} takes latents of {evaluator.in_channels} channels, this pipeline's have "
                     f"{sample.shape[1]}: it belongs to another VAE."
                 )
-            noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample.device)
-            scores = score(evaluator, torch.stack([noise, -noise], 1), Context(prompt, 0.0, 1.0))
+            if evaluator.space == "pixels":  # of one row, for a judge may be large
+                pictures = torch.rand(1, 2, 3, PROBE, PROBE, generator=generator).to(sample.device)
+                scores = score(evaluator, pictures, Context(prompt and prompt[:1], 0.0, 1.0))
+            else:
+                noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample.device)
+                scores = score(evaluator, torch.stack([noise, -noise], 1), Context(prompt, 0.0, 1.0))
             if not scores.isfinite().all():
                 raise ValueError(f"evaluator {name!r} must return finite scores, got {scores.tolist()}.")
 
@@ -60,6 +67,7 @@ class Panel:
         noise_level: Callable[[str], float],
         prompt: Sequence[str] | None,
         timestep: torch.Tensor | float,
+        due: Callable[[Evaluator], bool] = lambda evaluator: True,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """The combined score of every candidate ``(batch, candidates)``, and how it came about, for the trace.
 
@@ -67,17 +75,33 @@ class Panel:
             candidates: space to ``(batch, candidates, C, H, W)``; called once for each space that is read.
             noise_level: space to the noise share of those candidates, in [0, 1].
             prompt: one for each row.
+            due: which evaluators to ask, at least one.
         """
         spaces: dict[str, torch.Tensor] = {}
         scores, levels = {}, {}
         for name, evaluator in self.evaluators.items():
+            if not due(evaluator):
+                continue
             space = evaluator.space
             if space not in spaces:
-                spaces[space] = candidates(space)
+                spaces[space] = self.shrink(candidates(space)) if space == "pixels" else candidates(space)
             levels[name] = noise_level(space)
             scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
         total, weights = combine(scores, self.weights, by_spread(self.evaluators, levels))
-        return total, {"scores": scores, "noise_levels": levels, "weights": weights, "total": total}
+        favourites = {name: preferred(values) for name, values in scores.items()}
+        told = {"scores": scores, "favourites": favourites, "noise_levels": levels, "weights": weights, "total": total}
+        return total, told
+
+    def shrink(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures ``(batch, candidates, 3, ..., H, W)`` no larger than the evaluator that wants the largest needs."""
+        wanted = max(getattr(e, "resolution", 0) or 2**30 for e in self.evaluators.values() if e.space == "pixels")
+        shorter = min(pictures.shape[-2:])
+        if shorter <= wanted:
+            return pictures
+        size = [round(side * wanted / shorter) for side in pictures.shape[-2:]]
+        flat = pictures.movedim(2, -3).flatten(0, -4)
+        small = torch.nn.functional.interpolate(flat, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        return small.unflatten(0, pictures.movedim(2, -3).shape[:-3]).movedim(-3, 2)
 
 
 def preferred(total: torch.Tensor) -> torch.Tensor:

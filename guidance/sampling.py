@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from evaluators.base import Evaluator
+
 from .formula import Formula
 from .schedulers import noise_schedule, reorder
 from .step import Decision, DenoisingStep, Guidance
@@ -16,6 +18,12 @@ from .trace import GuidanceTrace
 def as_is(tensor: torch.Tensor) -> torch.Tensor:
     """Latents that are ``(batch, C, H, W)`` already."""
     return tensor
+
+
+def evaluators_of(guidance: Any) -> list[Evaluator]:
+    """All that `guidance`, or the guidance inside it, asks."""
+    inside = getattr(guidance, "guidance", None)
+    return [*getattr(guidance, "evaluators", {}).values()] if inside is None else evaluators_of(inside)
 
 
 class GuidedSampling:
@@ -36,6 +44,8 @@ class GuidedSampling:
         formula: how the two predictions become one.
         unpack: the layout of the latents to ``(batch, C, H, W)``, or ``(batch, C, F, H, W)`` of a video.
         to_model_output: what the scheduler takes, from a prediction shaped as the latents.
+        preview: clean latents ``(n, C, H, W)`` to pictures ``(n, 3, h, w)`` in [0, 1], for evaluators that read pixels;
+            see `evaluators.pixel.make_preview`.
 
     Attributes:
         trace: what happened so far.
@@ -52,9 +62,10 @@ class GuidedSampling:
         formula: Formula | None = None,
         unpack: Callable[[torch.Tensor], torch.Tensor] = as_is,
         to_model_output: Callable[[torch.Tensor], torch.Tensor] = as_is,
+        preview: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.guidance, self.scheduler, self.prompt, self.unpack = guidance, scheduler, prompt, unpack
-        self.formula, self.to_model_output = formula or Formula(), to_model_output
+        self.formula, self.to_model_output, self.preview = formula or Formula(), to_model_output, preview
         self.read_timesteps: Any = None
         self.previous: torch.Tensor | None = None
         self.direction: torch.Tensor | None = None
@@ -71,6 +82,8 @@ class GuidedSampling:
         self.checked = True
         if self.prompt is not None and len(self.prompt) != len(sample):
             raise ValueError(f"`prompt` must give one for each of {len(sample)} images, got {len(self.prompt)}.")
+        if self.preview is None and (pixel := [e.name for e in evaluators_of(self.guidance) if e.space == "pixels"]):
+            raise ValueError(f"evaluator {pixel[0]!r} reads pixels: pass a `preview` of the latents.")
         if hasattr(self.guidance, "check"):
             self.guidance.check(self.unpack(sample), self.prompt)
 
@@ -210,6 +223,7 @@ class GuidedSampling:
             previous=self.previous,
             unpack=self.unpack,
             to_model_output=self.to_model_output,
+            preview=self.preview,
             start_index=self.start_index,
             skipped=None if skipped is None else skipped.to(sample.device),
             direction=self.direction,

@@ -27,7 +27,8 @@ class GreedySearch(Panel):
         weights: factor of an evaluator by name; 1 where absent. See `evaluators.combine`.
         start, stop: the stretch of the steps that is searched, ``0 <= start < stop <= 1``; outside it the pipeline's
             own `guidance_scale` is used.
-        every: search at every n-th step and hold the scale in between.
+        every: search at every n-th step and hold the scale in between. An evaluator may have an `every`, `start` and
+            `stop` of its own, and is asked at those of these steps that are its own.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
@@ -70,7 +71,7 @@ class GreedySearch(Panel):
         if len(self.scales) == 1:
             return step.full(self.scales[0]), {}
         total, record = self.ask(
-            lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep
+            lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep, step.due
         )
         if not any(record["weights"].values()):
             return step.full(step.own_scale), record
@@ -86,6 +87,7 @@ class GreedySearch(Panel):
         """The decision at a step outside the window or between two searches, `None` where it is to be searched."""
         if not self.start <= step.progress <= self.stop:
             return None, {}
-        if step.since(self.start) % self.every and (step.previous is not None or not self.scales):
+        nobody = bool(self.evaluators) and not any(map(step.due, self.evaluators.values()))
+        if nobody or (step.since(self.start) % self.every and (step.previous is not None or not self.scales)):
             return step.previous, {}
         return None

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from evaluators.base import Evaluator
+
 from .formula import Formula
 from .schedulers import Scheduler, denoised, is_affine, probe
 
@@ -53,6 +55,7 @@ class DenoisingStep:
         previous: scales ``(batch,)`` of the step before, `None` at the first.
         unpack: the host's layout to ``(batch, C, H, W)``, or ``(batch, C, F, H, W)`` of a video.
         to_model_output: what the scheduler takes, from a prediction shaped as the latents.
+        preview: clean latents ``(n, C, H, W)`` to pictures ``(n, 3, h, w)`` in [0, 1], where an evaluator reads these.
         start_index: `index` of the first step of this call, above 0 where it starts from an image.
         skipped: ``(batch,)`` bool, rows without an unconditional pass at this step: their `pred_uncond` is `pred_cond`
             less the direction ``c - u`` of the last step that had one. `None`: every row had it.
@@ -75,6 +78,7 @@ class DenoisingStep:
     unpack: Callable[[torch.Tensor], torch.Tensor]
     formula: Formula = field(default_factory=Formula)
     to_model_output: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
+    preview: Callable[[torch.Tensor], torch.Tensor] | None = None
     start_index: int = 0
     skipped: torch.Tensor | None = None
     direction: torch.Tensor | None = None
@@ -101,6 +105,11 @@ class DenoisingStep:
         """The clean latents (x0) that `prediction` implies, in the host's layout."""
         return denoised(self.scheduler, prediction, self.sample, self.level)
 
+    def due(self, evaluator: Evaluator) -> bool:
+        """Whether `evaluator` is to be asked at this step, by its `every`, `start` and `stop`."""
+        start, stop = getattr(evaluator, "start", 0.0), getattr(evaluator, "stop", 1.0)
+        return start <= self.progress <= stop and self.since(start) % getattr(evaluator, "every", 1) == 0
+
     def noise_level(self, space: str) -> float:
         """Noise share of the candidates in `space`; x0 predictions count as of the step they are made at."""
         alpha, sigma = self.next_level if space == "noisy" else self.level
@@ -114,7 +123,17 @@ class DenoisingStep:
 
         With `generators`, one for each row in each of N lists, ``(batch, N · K, C, H, W)``: all scales with the noise
         of the first list, then with that of the second. Clean latents (x0) are the same for all N.
+
+        In the space ``pixels``, pictures ``(batch, K, 3, h, w)``: the preview of the clean latents.
         """
+        if space == "pixels":
+            assert self.preview is not None, "`GuidedSampling` sees to it"
+            latents = self.candidates(scales, "denoised")
+            frames = latents.movedim(3, 2).flatten(0, 2) if latents.ndim == 6 else latents.flatten(0, 1)
+            pictures = self.preview(frames).to(latents.device)
+            if latents.ndim == 6:
+                return pictures.unflatten(0, (*latents.shape[:2], latents.shape[3])).movedim(2, 3)
+            return pictures.unflatten(0, latents.shape[:2])
         draws = [None] if generators is None else generators
         if self.formula.affine and is_affine(self.scheduler):
             plain = type(self.formula) is Formula  # whose predictions at 0 and 1 are known

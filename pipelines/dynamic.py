@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 
+from evaluators.pixel.preview import Preview
 from guidance import Guidance, GuidanceTrace
 
 from .guide import check, run_guided
@@ -64,13 +65,14 @@ class DynamicGuidanceMixin(Pipeline):
     ``pipe(..., guidance=...)`` takes what `guide` takes. Without it the attribute `guidance` of the pipeline holds, and
     without that the call is the stock one. The output gains ``guidance_trace``, a `GuidanceTrace`; so does the
     pipeline, for ``return_dict=False``: `None` where no step ran or nothing was guided. `evaluator_prompt` is what the
-    evaluators read where only ``prompt_embeds`` are given.
+    evaluators read where only ``prompt_embeds`` are given; the attribute `preview` is that of `guide`.
 
     A pipeline that guides only by ``true_cfg_scale`` and a negative prompt (FLUX) gets both where they are not given.
     """
 
     guidance: Guidance | None = None
     guidance_trace: GuidanceTrace | None = None
+    preview: str | Preview = "auto"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -102,7 +104,7 @@ def _guided(cls: type[Any], stock: Callable) -> Callable:
             check(self, chosen)
             args, kwargs = with_true_cfg(stock_call, args, kwargs)
             traces: list[GuidanceTrace] = []
-            run = Run(self, chosen, evaluator_prompt, traces, must=guidance is not None)
+            run = Run(self, chosen, evaluator_prompt, traces, must=guidance is not None, preview=self.preview)
             output = run_guided(run, stock_call, args, kwargs)
             self.guidance_trace = traces[0] if traces else None
         if not isinstance(output, tuple):

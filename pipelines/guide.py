@@ -11,6 +11,7 @@ from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from evaluators.pixel.preview import Preview
 from guidance import Guidance, GuidanceTrace
 from guidance.schedulers import check_supported
 
@@ -23,7 +24,10 @@ CONDITIONS = ("prompt", "guidance_scale", "cfg_scale")  # arguments of a pipelin
 
 @contextmanager
 def guide(
-    pipe: DiffusionPipeline, guidance: Guidance, prompt: Sequence[str] | None = None
+    pipe: DiffusionPipeline,
+    guidance: Guidance,
+    prompt: Sequence[str] | None = None,
+    preview: str | Preview = "auto",
 ) -> Iterator[list[GuidanceTrace]]:
     """While in force, every call of `pipe` takes its guidance scale from `guidance`.
 
@@ -42,6 +46,7 @@ def guide(
         guidance: a `GreedySearch`, a fixed `Schedule`, a `Guider`, `FeynmanKac`, `Budget`, or any object with their
             `decide`.
         prompt: what the evaluators read, one for each row of ``prompt_embeds``, where `pipe` is called with these only.
+        preview: what judges of pictures see of predicted latents: one of `evaluators.pixel.PREVIEWS`, or a function.
 
     Yields:
         A list that receives one `GuidanceTrace` per call.
@@ -55,7 +60,7 @@ def guide(
     traces: list[GuidanceTrace] = []
 
     def call(stock: Callable, *args: Any, **kwargs: Any) -> Any:
-        return run_guided(Run(pipe, guidance, prompt, traces), stock, args, kwargs)
+        return run_guided(Run(pipe, guidance, prompt, traces, preview=preview), stock, args, kwargs)
 
     undo = disguise(pipe, {"__call__": call}, {"_guided": True})
     try:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
+from evaluators.pixel.preview import Preview, make_preview
 from guidance import Guidance, GuidanceTrace
 from guidance.formula import Formula
-from guidance.sampling import GuidedSampling
+from guidance.sampling import GuidedSampling, evaluators_of
 from guidance.schedulers import check_supported
 
 from . import tap
@@ -52,6 +53,7 @@ class Run:
         guidance: what decides.
         prompt: what the evaluators read, one or several; `None` where there are only embeddings.
         traces: receives the trace at the first step.
+        preview: what judges of pictures see, as of `evaluators.pixel.make_preview`.
         must: whether a call without classifier-free guidance is an error, else it is left alone, with a warning.
     """
 
@@ -62,9 +64,10 @@ class Run:
         prompt: str | Sequence[str] | None,
         traces: list[GuidanceTrace],
         must: bool = True,
+        preview: str | Preview = "auto",
     ) -> None:
         self.pipe, self.guidance, self.traces, self.must = pipe, guidance, traces, must
-        self.passive = False
+        self.passive, self.preview = False, preview
         self.prompt, self.prompt_is_given = prompt, prompt is not None
         self.host = host_of(pipe)
         self.known: Known = {}
@@ -266,8 +269,15 @@ class Run:
                 self.pipe.scheduler,
                 prompt,
                 unpack=lambda latents: self.host.unpack(self.pipe, self.known, latents),
+                preview=self.make_preview(),
             )
         return self.sampling
+
+    def make_preview(self) -> Preview | None:
+        """What judges of pictures see, `None` where there is no such judge."""
+        if all(evaluator.space != "pixels" for evaluator in evaluators_of(self.guidance)):
+            return None
+        return make_preview(getattr(self.pipe, "vae", None), self.preview)
 
     def own_guidance(
         self, model_output: torch.Tensor, predictions: tuple[torch.Tensor, torch.Tensor]

@@ -1,0 +1,150 @@
+"""Previews: what latents look like, quickly. Judges of pictures see predictions of the clean latents through one.
+
+=========  ===========================================================  ==============================================
+preview    how                                                          for
+=========  ===========================================================  ==============================================
+``tiny``   ``AutoencoderTiny`` of the VAE's family                      Stable Diffusion 1, 2, XL, 3; FLUX.1
+``linear`` a linear map of each latent to a colour, fitted to the VAE   every VAE; a small, blurred picture
+``vae``    the VAE itself                                               every VAE; slow
+=========  ===========================================================  ==============================================
+
+``auto`` takes the tiny one where there is one, else the linear one.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+PREVIEWS = ("auto", "tiny", "linear", "vae")
+# (latent channels, scaling, shift) of a VAE -> the tiny one of its family, as they stand in its config.
+TINY = {
+    (4, 0.18215, 0.0): "madebyollin/taesd",
+    (4, 0.13025, 0.0): "madebyollin/taesdxl",
+    (16, 1.5305, 0.0609): "madebyollin/taesd3",
+    (16, 0.3611, 0.1159): "madebyollin/taef1",
+}
+PICTURES, SIDE = 24, 96  # that the linear map is fitted to
+_MADE: "weakref.WeakKeyDictionary[Any, dict[str, Callable]]" = weakref.WeakKeyDictionary()  # by VAE, then by kind
+logger = logging.getLogger(__name__)
+
+Preview = Callable[[torch.Tensor], torch.Tensor]
+"""Latents of unit variance, ``(n, C, H, W)``, to pictures ``(n, 3, h, w)`` in [0, 1]."""
+
+
+def make_preview(vae: Any, kind: str | Preview = "auto") -> Preview:
+    """The preview of a pipeline's `vae`.
+
+    Raises:
+        ValueError: `kind` is not one of `PREVIEWS` and no function, there is no VAE, or no tiny one of its family.
+        OSError: the tiny one cannot be loaded.
+    """
+    if callable(kind):
+        return kind
+    if kind not in PREVIEWS:
+        raise ValueError(f"`preview` must be one of {', '.join(PREVIEWS)}, or a function, got {kind!r}.")
+    if vae is None:
+        raise ValueError("`preview` needs a VAE, and the pipeline has none: pass a function of latents.")
+    if kind == "vae":
+        return lambda latents: decode(vae, latents)
+    family = TINY.get(family_of(vae))
+    if kind == "tiny" and family is None:
+        raise ValueError(f"`preview` has no tiny decoder for {type(vae).__name__}: take 'linear' or 'vae'.")
+    if family is not None and kind != "linear":
+        try:
+            return tiny(vae, family)
+        except OSError as error:
+            if kind == "tiny":
+                raise
+            logger.warning("no preview decoder %s (%s): a linear one is fitted instead", family, error)
+    return linear(vae)
+
+
+def family_of(vae: Any) -> tuple[int, float, float]:
+    """What tells the families of VAEs apart."""
+    config = vae.config
+    return (
+        int(config.get("latent_channels") or config.get("z_dim") or 0),
+        round(float(config.get("scaling_factor") or 1.0), 5),
+        round(float(config.get("shift_factor") or 0.0), 4),
+    )
+
+
+def tiny(vae: Any, family: str) -> Preview:
+    """The decoder of that hub id, in the VAE's dtype and on its device."""
+    if "tiny" in _MADE.get(vae, {}):
+        return _MADE[vae]["tiny"]
+    from diffusers import AutoencoderTiny
+
+    model = AutoencoderTiny.from_pretrained(family, dtype=vae.dtype).to(vae.device).eval()
+
+    @torch.no_grad()
+    def preview(latents: torch.Tensor) -> torch.Tensor:
+        pictures = model.decode(latents.to(model.device, model.dtype)).sample
+        return ((pictures.float() + 1) / 2).clamp(0, 1)
+
+    _MADE.setdefault(vae, {})["tiny"] = preview
+    return preview
+
+
+def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents of unit variance as the VAE itself has them."""
+    if vae.config.get("latents_mean") is not None:  # of each channel: Qwen-Image, Wan
+        shape = (-1, *[1] * (latents.ndim - 2))
+        mean, std = (torch.tensor(vae.config[f"latents_{x}"]).to(latents).view(shape) for x in ("mean", "std"))
+        return latents * std + mean
+    return latents / (vae.config.get("scaling_factor") or 1.0) + (vae.config.get("shift_factor") or 0.0)
+
+
+def scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The other way round."""
+    one, zero = (unscaled(vae, torch.full_like(latents[:1], value)) for value in (1.0, 0.0))
+    return (latents - zero) / (one - zero)
+
+
+def is_video(vae: Any) -> bool:
+    """Whether it takes pictures as videos of one frame."""
+    return any(isinstance(module, torch.nn.Conv3d) for module in vae.modules())
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The VAE's own pictures of latents of unit variance."""
+    latents = unscaled(vae, latents.to(vae.device, vae.dtype))
+    if is_video(vae):
+        pictures = vae.decode(latents.unsqueeze(2), return_dict=False)[0][:, :, 0]
+    else:
+        pictures = vae.decode(latents, return_dict=False)[0]
+    return ((pictures.float() + 1) / 2).clamp(0, 1)
+
+
+@torch.no_grad()
+def encode(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures ``(n, 3, H, W)`` in [0, 1] to latents of unit variance."""
+    pictures = pictures.to(vae.device, vae.dtype) * 2 - 1
+    encoded = vae.encode(pictures.unsqueeze(2) if is_video(vae) else pictures)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    return scaled(vae, latents[:, :, 0] if latents.ndim == 5 else latents)
+
+
+def linear(vae: Any) -> Preview:
+    """A map of each latent to a colour, by least squares on soft pictures that the VAE encodes; fitted once a VAE."""
+    if "linear" in _MADE.get(vae, {}):
+        return _MADE[vae]["linear"]
+    generator = torch.Generator().manual_seed(0)
+    soft = [torch.rand(PICTURES // 4, 3, cells, cells, generator=generator) for cells in (2, 3, 5, 8)]
+    pictures = torch.cat([F.interpolate(x, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1) for x in soft])
+    latents = torch.cat([encode(vae, part) for part in pictures.split(4)]).float().cpu()
+    colours = F.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+    rows = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).movedim(1, -1).flatten(0, 2)
+    weight = torch.linalg.lstsq(rows, colours.movedim(1, -1).flatten(0, 2)).solution
+
+    def preview(latents: torch.Tensor) -> torch.Tensor:
+        matrix = weight.to(latents.device)
+        return (torch.einsum("nchw,cd->ndhw", latents.float(), matrix[:-1]) + matrix[-1].view(3, 1, 1)).clamp(0, 1)
+
+    _MADE.setdefault(vae, {})["linear"] = preview
+    return preview
