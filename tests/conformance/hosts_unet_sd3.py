@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2
 from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from host import register
 from parts_flow import alive
-from parts_unet import INPAINT, SIZE, host, small_mask, small_picture, small_pictures
+from parts_unet import FOREIGN, INPAINT, SIZE, host, small_mask, small_picture, small_pictures
 from tiny import DIM, build_sd3
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
@@ -81,6 +81,7 @@ register(
         SHAPE,
         skip_guidance_layers=[0],
         note="A third pass, without some layers, adds guidance of its own.",
+        refused=FOREIGN,
     ),
     host("sd3-controlnet", lambda: controlled(StableDiffusion3ControlNetPipeline), SHAPE, control_image=small_pictures),
     host(

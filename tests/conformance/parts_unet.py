@@ -20,6 +20,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 SIZE = 16  # height and width of pictures
 SHAPE = (4, SIZE // 2, SIZE // 2)
+FOREIGN = "does not guide by u + s (c - u)"
 # What SDXL's denoiser is told besides the prompt: a pooled prompt and six numbers.
 XL = {
     "cross_attention_dim": 2 * DIM,
