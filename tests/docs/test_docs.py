@@ -1,5 +1,5 @@
-"""Every Python block of README.md and docs/*.md runs: those of one file in turn, in one namespace, with tiny models in
-the place of the checkpoints that they name."""
+"""Every Python block of README.md and docs/ runs: those of one file in turn, in one namespace, with tiny models in the
+place of the checkpoints that they name. What pages say of files and rooms holds."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from diffusers import AutoencoderTiny
 from PIL import Image
 from small_lvlm import lvlm_weights
+from test_structure import ARROWS
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from tinyworld.recipes import clip as train_clip
@@ -15,7 +16,9 @@ from tinyworld.scenes import make_scene
 
 __all__ = ["lvlm_weights"]
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+WITH_PYTHON = [page for page in PAGES if PYTHON.search(page.read_text(encoding="utf-8"))]
 CHECKPOINTS = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
@@ -23,6 +26,10 @@ CHECKPOINTS = {
     "black-forest-labs/FLUX.1-dev": "flux",
 }
 ON_A_CPU = {'"cuda"': '"cpu"', "torch.float16": "torch.float32", "torch.bfloat16": "torch.float32"}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture
@@ -46,22 +53,37 @@ def parts(tmp_path, lvlm_weights):
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
 def test_python_blocks_run(page, folder, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(make_scene(0).image).save("street.jpg")
     namespace: dict = {}
-    for block in re.finditer(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for block in PYTHON.finditer(page.read_text(encoding="utf-8")):
         code = block[1]
-        for name, host in CHECKPOINTS.items():
-            code = code.replace(name, str(folder(host))) if name in code else code
-        for name, replacement in parts.items() | ON_A_CPU.items():
-            code = code.replace(name, str(replacement))
+        for checkpoint, host in CHECKPOINTS.items():
+            code = code.replace(checkpoint, str(folder(host))) if checkpoint in code else code
+        for stated, replacement in parts.items() | ON_A_CPU.items():
+            code = code.replace(stated, str(replacement))
         line = page.read_text(encoding="utf-8")[: block.start(1)].count("\n")
         exec(compile("\n" * line + code, str(page), "exec"), namespace)  # the page's own line numbers in tracebacks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["docs/structure.md", "CONTRIBUTING.md"])
+def test_files_that_the_map_names_are_there(page):
+    named = re.findall(r"`([\w./]+/(?:\w+\.py)?)`", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) > 5
+    assert not [file for file in named if not (ROOT / file).exists() and not list(ROOT.glob(f"*/{file}"))]
+
+
+def test_the_map_shows_the_arrows():
+    text = (ROOT / "docs/structure.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)` \|.*\|.*\|(.*)\|$", text, re.MULTILINE)
+    shown = {room.replace("/", "."): set(re.findall(r"`([\w.]+)`", cell.replace("/", "."))) for room, cell in rows}
+    rooms = [room for room in ARROWS if not room.startswith("evaluators.")]
+    assert shown == {room: {other for other in ARROWS[room] if other in rooms and other != room} for room in rooms}
