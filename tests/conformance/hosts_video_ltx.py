@@ -2,7 +2,6 @@
 
 from diffusers import (
     AutoencoderKLLTX2Audio,
-    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
@@ -21,7 +20,7 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
 from host import register
-from parts_video import SIZE, clip, gemma3, one_prompt, picture, pictures, row
+from parts_video import SIZE, clip, gemma3, ltx2_vae, one_prompt, picture, pictures, row
 from tiny import DIM, t5
 
 CHANNELS, FRAMES = 4, 5  # of the latents; of the video, which makes three frames of latents
@@ -60,21 +59,6 @@ def ltx(kind: type = LTXPipeline, **parts):
 
 
 def ltx2(kind: type = LTX2Pipeline):
-    vae = AutoencoderKLLTX2Video(
-        latent_channels=CHANNELS,
-        block_out_channels=(8,),
-        down_block_types=("LTX2VideoDownBlock3D",),
-        decoder_block_out_channels=(8,),
-        layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        spatio_temporal_scaling=(True,),
-        decoder_spatio_temporal_scaling=(True,),
-        decoder_inject_noise=(False, False),
-        downsample_type=("spatiotemporal",),
-        upsample_type=("spatiotemporal",),
-        upsample_residual=(False,),
-        upsample_factor=(1,),
-    )
     audio_vae = AutoencoderKLLTX2Audio(
         base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16
     )
@@ -115,7 +99,7 @@ def ltx2(kind: type = LTX2Pipeline):
     )
     return kind(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05),
-        vae=vae,
+        vae=ltx2_vae(CHANNELS),
         audio_vae=audio_vae,
         connectors=connectors,
         transformer=transformer,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLLTX2Video, AutoencoderKLWan
 from host import PROMPTS, Host
 from PIL import Image
 from tiny import DIM, t5
@@ -187,4 +187,23 @@ def wan_vae(channels: int = 4) -> AutoencoderKLWan:
         num_res_blocks=1,
         latents_mean=[0.1] * channels,
         latents_std=[1.5] * channels,
+    )
+
+
+def ltx2_vae(channels: int) -> AutoencoderKLLTX2Video:
+    """Of 8×8 pixels and 2 frames."""
+    return AutoencoderKLLTX2Video(
+        latent_channels=channels,
+        block_out_channels=(8,),
+        down_block_types=("LTX2VideoDownBlock3D",),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal",),
+        upsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
     )
