@@ -160,22 +160,19 @@ def gemma3() -> dict:
     return {"text_encoder": Gemma3ForConditionalGeneration(config), "tokenizer": tokenizer}
 
 
-def clip_vision() -> dict:
+def clip_vision(kind: type = CLIPVisionModel, size: int = 8) -> dict:
     """An image encoder of 5 tokens and its processor."""
     config = CLIPVisionConfig(
         hidden_size=DIM,
         intermediate_size=DIM,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
+        image_size=size,
+        patch_size=size // 2,
         projection_dim=DIM,
     )
-    size = {"height": 8, "width": 8}
-    return {
-        "image_encoder": CLIPVisionModel(config),
-        "image_processor": CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=size),
-    }
+    processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return {"image_encoder": kind(config), "image_processor": processor}
 
 
 def wan_vae(channels: int = 4) -> AutoencoderKLWan:
