@@ -1,0 +1,23 @@
+"""What to ask a vision-language model about a picture that should show a caption, and the answers that speak for it."""
+
+from .captions import NUMBERS, parse_caption
+from .questions import PLURALS
+
+
+def questions_about(prompt: str) -> list[tuple[str, str]]:
+    """Questions in the words that the embedded model was taught, with their right answers; none about a prompt that is
+    no caption of this world."""
+    try:
+        spec = parse_caption(prompt)
+    except ValueError:
+        return []
+    if not spec.groups:
+        return [("what does the sign say?", spec.text.lower())]
+    nouns = [f"{g.color} {g.shape if g.count == 1 else PLURALS[g.shape]}" for g in spec.groups]
+    asked = [(f"how many {g.color} {PLURALS[g.shape]} are there?", NUMBERS[g.count - 1]) for g in spec.groups]
+    if (total := sum(g.count for g in spec.groups)) <= len(NUMBERS):
+        asked.append(("how many objects are there?", NUMBERS[total - 1]))
+    if spec.relation:
+        verb = "is" if spec.groups[0].count == 1 else "are"
+        asked.append((f"{verb} the {nouns[0]} {spec.relation} the {nouns[1]}?", "yes"))
+    return asked
