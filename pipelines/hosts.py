@@ -4,7 +4,6 @@ A host is one row of `HOSTS`, found by the beginning of its class's name, the lo
 row is taken to be plain; what is not plain about it is found out at the first step (`reading`), or it is refused.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,150 +25,30 @@ from .formulas import (
     WeightedSum,
     WithReference,
 )
-
-Known = dict[str, Any]  # the local variables of the pipeline's call
-Unpack = Callable[[Any, Known, torch.Tensor], torch.Tensor]
+from .layouts import (
+    Known,
+    Unpack,
+    all_frames,
+    as_is,
+    channels_last,
+    channels_within,
+    first_patches,
+    frames_first,
+    last_item,
+    last_tokens,
+    layers,
+    left_half,
+    like_latents,
+    one_frame,
+    packed_frames,
+    patches,
+    preconditioned,
+    unpacked,
+    velocity,
+)
 
 DISTILLED = "it is distilled: it makes one pass a step, so there is no scale to choose."
 COPIES = "it steps by copies of its scheduler, one for each frame, of which nothing can be seen."
-
-# ------------------------------------------------------------------------------------------------------------ layouts
-
-
-def as_is(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """Latents that are ``(batch, C, H, W)`` or ``(batch, C, F, H, W)`` already."""
-    return latents
-
-
-def patches(size: int) -> Unpack:
-    """Of ``(batch, tokens, C · size²)``: tokens are squares of `size` latents, row by row, channels before places."""
-
-    def unpack(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-        if latents.ndim != 3:
-            return latents
-        tokens = latents.shape[1]
-        height, width = (known.get(name) or known[f"calculated_{name}"] for name in ("height", "width"))
-        rows = round(math.sqrt(tokens * height / width))
-        latents = latents.unflatten(1, (rows, tokens // rows)).unflatten(3, (-1, size, size))
-        return latents.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-    return unpack
-
-
-def channels_within(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """The same as ``patches(2)``, places before channels (Ideogram 4)."""
-    if latents.ndim == 3:
-        latents = latents.unflatten(2, (4, -1)).transpose(2, 3).flatten(2)
-    return patches(2)(pipe, known, latents)
-
-
-def layers(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """Of several pictures in one sequence: ``(batch, C, layers, H, W)`` (Qwen-Image-Layered)."""
-    split = latents.unflatten(1, (known["layers"] + 1, -1)).flatten(0, 1)
-    return patches(2)(pipe, known, split).unflatten(0, (len(latents), -1)).transpose(1, 2)
-
-
-def one_frame(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """A picture as a video of one frame: ``(batch, C, H, W)``."""
-    return latents.squeeze(2)
-
-
-def packed_frames(last: bool) -> Unpack:
-    """Of LTX's ``(batch, tokens, C)``: ``(batch, C, F, H, W)``, without the tokens of what else is given, which come
-    before those of the video, or after where they are not the `last`."""
-
-    def unpack(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-        if latents.ndim != 3:
-            return latents
-        names = ("latent_num_frames", "latent_height", "latent_width")
-        frames, height, width = shape = tuple(int(known[name]) for name in names)
-        tokens = frames * height * width
-        latents = latents[:, -tokens:] if last else latents[:, :tokens]
-        return latents.unflatten(1, shape).movedim(-1, 1)  # its patches are single latents
-
-    return unpack
-
-
-def all_frames(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """Of a stretch of a long video."""
-    frames = latents.shape[1] // (known["latent_height"] * known["latent_width"])
-    return packed_frames(True)(pipe, known | {"latent_num_frames": frames}, latents)
-
-
-def last_item(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """Of ``(batch, items, C, F, H, W)``, reference pictures before what is made: ``(batch, C, F, H, W)``, of pictures
-    ``(batch, C, H, W)`` (JoyImage)."""
-    latents = latents[:, -1]
-    return latents.squeeze(2) if latents.shape[2] == 1 else latents
-
-
-def first_patches(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """``(batch, patches, C, 1, p, p)``, those of what is made before those of reference pictures, to ``(batch, C, H,
-    W)`` (JoyImage)."""
-    size = latents.shape[-1]
-    rows, columns = (known[name] // (pipe.vae_scale_factor_spatial * size) for name in ("height", "width"))
-    latents = latents[:, : rows * columns, :, 0].unflatten(1, (rows, columns))
-    return latents.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def frames_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """``(batch, F, C, H, W)`` to ``(batch, C, F, H, W)``."""
-    return latents.transpose(1, 2)
-
-
-def channels_last(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
-    """``(batch, F, H, W, C)``, of pictures with one frame, to ``(batch, C, F, H, W)`` or ``(batch, C, H, W)``."""
-    latents = latents.movedim(-1, 1)
-    return latents.squeeze(2) if latents.shape[2] == 1 else latents
-
-
-# -------------------------------------------------------------------------------------------------------- predictions
-
-
-def like_latents(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """A prediction in the shape of the latents ``(batch, ...)``: without an empty axis, without the tokens of reference
-    pictures, which come after those of the latents, without a learned variance, and without a first frame that is
-    given."""
-    if prediction.ndim == sample.ndim + 1 and 1 in prediction.shape[2:]:
-        prediction = prediction.squeeze(2 + prediction.shape[2:].index(1))
-    if prediction.ndim != sample.ndim:
-        return prediction
-    channels, wanted = prediction.shape[1], sample.shape[1]
-    if channels > wanted and (prediction.ndim == 3 or channels == 2 * wanted):
-        prediction = prediction[:, :wanted]
-    if prediction.ndim == 5 and prediction.shape[2] == sample.shape[2] + 1:
-        prediction = prediction[:, :, 1:]
-    return prediction
-
-
-def last_tokens(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """Those of the latents come after those of the prompt."""
-    return prediction[:, -sample.shape[1] :]
-
-
-def unpacked(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """The latents were unpacked for the step."""
-    if prediction.ndim == 3 and sample.ndim == 5:
-        prediction = packed_frames(True)(pipe, known, prediction)
-    return like_latents(pipe, known, prediction, sample)
-
-
-def velocity(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """The denoiser predicts the clean picture (PRX on pixels)."""
-    share = torch.clamp(known["t"].float() / pipe.scheduler.config.num_train_timesteps, min=0.05)
-    return (sample - prediction) / share
-
-
-def preconditioned(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """The denoiser is preconditioned (arXiv 2206.00364, Table 1), and has a channel that nobody reads."""
-    weight = pipe.scheduler.scale_model_input(known["sigma"], known["t"])
-    return known["inv_sigma"] * known["latent_model_input"][: len(sample)] + weight * prediction[:, :-1]
-
-
-def left_half(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """The reference picture stands to the right of the latents."""
-    return prediction[..., : sample.shape[-1]]
-
 
 # ----------------------------------------------------------------------------------------------------------- formulas
 

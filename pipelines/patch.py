@@ -1,6 +1,7 @@
 """Methods of single instances replaced and put back, and calls of a denoiser cut down to some of its rows."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -47,3 +48,17 @@ def take_rows(value: Any, rows: int, keep: torch.Tensor) -> Any:
             return type(value)(value[i] for i in keep.tolist())
         return type(value)(take_rows(v, rows, keep) for v in value)
     return value
+
+
+def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `stock`, by name."""
+    arguments = dict(inspect.signature(stock).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("kwargs", {})
+
+
+def row_shape(first: Any) -> tuple[int, ...]:
+    """The shape of one row of what a denoiser is called with, rows in a tensor or in a list."""
+    row = first[0]
+    while isinstance(row, (tuple, list)):
+        row = row[0]
+    return tuple(row.shape)

@@ -24,7 +24,7 @@ from . import tap
 from .caller import calling_frame, known_to
 from .formulas import WithReference
 from .hosts import Known, denoisers, host_of
-from .patch import take_rows
+from .patch import named, row_shape, take_rows
 from .reading import FOREIGN, Reading, read, split, stated_scales, tensor_of
 
 OFF = (
@@ -315,20 +315,6 @@ class Run:
             said = fits or said
             self.reading = replace(self.reading, sources=tuple(said))
         return next(iter(said.values()), self.reading.scale)
-
-
-def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `stock`, by name."""
-    arguments = dict(inspect.signature(stock).bind(*args, **kwargs).arguments)
-    return arguments | arguments.pop("kwargs", {})
-
-
-def row_shape(first: Any) -> tuple[int, ...]:
-    """The shape of one row of what a denoiser is called with, rows in a tensor or in a list."""
-    row = first[0]
-    while isinstance(row, (tuple, list)):
-        row = row[0]
-    return tuple(row.shape)
 
 
 def free_to_read(tensor: torch.Tensor) -> bool:

@@ -64,7 +64,8 @@ class OCRScore(PixelEvaluator):
         if min(image.shape[-2:]) < self.least:
             image = resize(image[None], self.least)[0]
         picture = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()[..., ::-1]  # it takes BGR
-        lines = [plain(line) for line in self.reader(picture).txts or ()]
+        read = getattr(self.reader(picture), "txts", None)
+        lines = [plain(line) for line in read or ()]
         runs = ["".join(lines[i:j]) for i in range(len(lines)) for j in range(i + 1, len(lines) + 1)]
         best = [max((similarity(text, run) for run in runs), default=0.0) for text in texts]
         return sum(best) / len(best)
