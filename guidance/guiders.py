@@ -1,5 +1,7 @@
 """Guiders of diffusers as guidance: rules that change the direction, not only the scale."""
 
+from typing import Any
+
 import torch
 from diffusers.guiders import (
     AdaptiveProjectedGuidance,
@@ -12,7 +14,7 @@ from diffusers.guiders import (
 
 from .step import Decision, DenoisingStep
 
-GUIDERS: dict[str, type[BaseGuidance]] = {
+GUIDERS: dict[str, type[Any]] = {  # subclasses of BaseGuidance, each with arguments of its own
     "apg": AdaptiveProjectedGuidance,  # arXiv 2410.02416
     "cfg_zero_star": ClassifierFreeZeroStarGuidance,  # arXiv 2503.18886
     "fdg": FrequencyDecoupledGuidance,  # arXiv 2506.19713; needs kornia (extra `fdg`) and latents (batch, C, H, W)

@@ -29,8 +29,8 @@ def centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """``(x - mean) / std`` of each channel."""
-    mean, std = (torch.tensor(x, device=images.device, dtype=images.dtype).view(3, 1, 1) for x in (mean, std))
-    return (images - mean) / std
+    centre, spread = (torch.tensor(x, device=images.device, dtype=images.dtype).view(3, 1, 1) for x in (mean, std))
+    return (images - centre) / spread
 
 
 class PixelEvaluator(nn.Module):

@@ -138,7 +138,8 @@ def linear(vae: Any) -> Preview:
     soft = [torch.rand(PICTURES // 4, 3, cells, cells, generator=generator) for cells in (2, 3, 5, 8)]
     pictures = torch.cat([F.interpolate(x, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1) for x in soft])
     latents = torch.cat([encode(vae, part) for part in pictures.split(4)]).float().cpu()
-    colours = F.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+    height, width = latents.shape[-2:]
+    colours = F.adaptive_avg_pool2d(pictures, (height, width))
     rows = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).movedim(1, -1).flatten(0, 2)
     weight = torch.linalg.lstsq(rows, colours.movedim(1, -1).flatten(0, 2)).solution
 
