@@ -121,8 +121,6 @@ class Run:
             undo()
         self.undo.clear()
 
-    # ------------------------------------------------------------------------------------------------- the denoiser
-
     def on_forward(self, module: torch.nn.Module, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A model was called in this thread."""
         frame = calling_frame(self.pipe, TO_MODEL)
