@@ -1,5 +1,7 @@
 """Kandinsky 2.1, 2.2 and 3: image embeddings made by a prior, a variance that is predicted, too."""
 
+from functools import partial
+
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -24,14 +26,13 @@ from diffusers import (
     VQModel,
 )
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
-from host import register
+from host import Host, register
 from parts_flow import alive
 from parts_unet import SIZE, host, prior, sd_unet, small_mask, small_pictures, vision, vision_processor
 from tiny import DIM, SD_BETAS, t5, text_config, tokenizer
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 NO_SIZE = {"height": None, "width": None}
-DECODED = "Its prior makes the embedding of a picture, which guides it."
 EMBEDDING = "What it samples is the embedding of a picture, which evaluators of latents cannot read."
 
 
@@ -49,11 +50,9 @@ def movq(levels: int = 2) -> VQModel:
     )
 
 
-def embeds() -> dict:
-    """Of a picture for each prompt, and of none."""
-    noise = torch.Generator().manual_seed(0)
-    names = ("image_embeds", "negative_image_embeds")
-    return {name: torch.randn(2, DIM, generator=noise) for name in names}
+def embedding(seed: int) -> torch.Tensor:
+    """Of a picture for each prompt."""
+    return torch.randn(2, DIM, generator=torch.Generator().manual_seed(seed))
 
 
 def kandinsky(kind: type, channels: int = 4) -> DiffusionPipeline:
@@ -142,15 +141,19 @@ def hint() -> torch.Tensor:
     return torch.rand(2, 3, 8 * SIZE // 2, 8 * SIZE // 2, generator=torch.Generator().manual_seed(0))
 
 
-def row21(name: str, kind: type, channels: int = 4, **kwargs):
-    build = lambda: kandinsky(kind, channels)  # noqa: E731
-    return host(name, build, output_type="pt", note=DECODED, **{k: lambda k=k: embeds()[k] for k in embeds()}, **kwargs)
+EMBEDS = {
+    "image_embeds": partial(embedding, 0),
+    "negative_image_embeds": partial(embedding, 1),
+    "note": "Its prior makes the embedding of a picture, which guides it.",
+}
 
 
-def row22(name: str, kind: type, channels: int = 4, condition: str = "image", **kwargs):
-    build = lambda: kandinsky22(kind, channels, condition)  # noqa: E731
-    given = {"prompt": None, "note": DECODED} | {k: lambda k=k: embeds()[k] for k in embeds()}
-    return host(name, build, **given | kwargs)
+def row21(name: str, kind: type, channels: int = 4, **kwargs) -> Host:
+    return host(name, partial(kandinsky, kind, channels), output_type="pt", **EMBEDS, **kwargs)
+
+
+def row22(name: str, kind: type, channels: int = 4, condition: str = "image", **kwargs) -> Host:
+    return host(name, partial(kandinsky22, kind, channels, condition), prompt=None, **EMBEDS, **kwargs)
 
 
 LARGE = {"height": 4 * SIZE, "width": 4 * SIZE}
