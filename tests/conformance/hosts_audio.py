@@ -1,4 +1,4 @@
-"""Sound: Stable Audio, AudioLDM 2, LongCat-AudioDiT, ACE-Step."""
+"""Sound, whose latents evaluators see as one row: Stable Audio, AudioLDM 2, LongCat-AudioDiT, ACE-Step."""
 
 from diffusers import (
     AceStepPipeline,
@@ -42,6 +42,7 @@ from transformers import (
 )
 
 LENGTH = 8  # of the latents
+SHAPE = (4, 1, LENGTH)
 SOUND = {"output": "audios", "height": None, "width": None}
 
 
@@ -254,14 +255,14 @@ def audioldm2():
 
 
 register(
-    row("stable-audio", stable_audio, (4, LENGTH), **SOUND, audio_end_in_s=1.0),
-    row("stable-audio-3", stable_audio_3, (4, LENGTH), **SOUND, duration=1.0),
-    row("stable-audio-3-stochastic", lambda: stable_audio_3(stochastic=True), (4, LENGTH), **SOUND, duration=1.0),
-    row("longcat-audio", longcat, (LENGTH, 4), **SOUND, audio_duration_s=1.0, note="Channels come last."),
+    row("stable-audio", stable_audio, SHAPE, **SOUND, audio_end_in_s=1.0),
+    row("stable-audio-3", stable_audio_3, SHAPE, **SOUND, duration=1.0),
+    row("stable-audio-3-stochastic", lambda: stable_audio_3(stochastic=True), SHAPE, **SOUND, duration=1.0),
+    row("longcat-audio", longcat, SHAPE, **SOUND, audio_duration_s=1.0, note="Channels come last."),
     row(
         "ace-step",
         ace_step,
-        (LENGTH, 4),
+        SHAPE,
         **SOUND,
         audio_duration=1.0,
         lyrics=PROMPTS,

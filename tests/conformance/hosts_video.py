@@ -91,6 +91,7 @@ register(
     row("wan-t2v", wan, SHAPE, common=True, **T2V),
     row("wan-t2v-euler", lambda: wan(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0)), SHAPE, **T2V),
     row("wan-2.2-t2v", moe, SHAPE, note=FIRST_SCALE, **T2V),
+    row("wan-2.2-t2v-two-scales", moe, SHAPE, changes=True, guidance_scale_2=3.0, **T2V),
     row("wan-2.2-ti2v", lambda: wan(expand_timesteps=True), SHAPE, note="A timestep per token.", **T2V),
     row(
         "wan-i2v",

@@ -3,8 +3,12 @@
 from diffusers import (
     AutoencoderKLCosmos,
     Cosmos2_5_PredictBasePipeline,
+    Cosmos2_5_TransferPipeline,
     Cosmos2TextToImagePipeline,
     Cosmos2VideoToWorldPipeline,
+    Cosmos3OmniPipeline,
+    Cosmos3OmniTransformer,
+    CosmosControlNetModel,
     CosmosTextToWorldPipeline,
     CosmosTransformer3DModel,
     CosmosVideoToWorldPipeline,
@@ -13,7 +17,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from host import register
-from parts_video import SIZE, chat_tokenizer, one_prompt, picture, pictures, qwen2_5_vl, row, wan_vae
+from parts_video import SIZE, chat_tokenizer, clip, filled, one_prompt, picture, pictures, qwen2_5_vl, row, wan_vae
 from tiny import DIM, t5
 
 CHANNELS = 4
@@ -41,7 +45,7 @@ def transformer(**kwargs) -> CosmosTransformer3DModel:
         "mlp_ratio": 1.0,
         "text_embed_dim": DIM,
         "adaln_lora_dim": 4,
-        "max_size": (4, 8, 8),
+        "max_size": (8, 8, 8),
         "encoder_hidden_states_channels": DIM,
     }
     return CosmosTransformer3DModel(**defaults | kwargs)
@@ -81,16 +85,64 @@ def cosmos2(kind: type, **kwargs):
     )
 
 
-def cosmos25():
-    return Cosmos2_5_PredictBasePipeline(
+def cosmos25(kind: type = Cosmos2_5_PredictBasePipeline, controlnet_block_every_n: int | None = None, **parts):
+    return kind(
         text_encoder=qwen2_5_vl(),
         tokenizer=chat_tokenizer(),
         transformer=transformer(
-            in_channels=CHANNELS + 1, use_crossattn_projection=True, crossattn_proj_in_channels=2 * DIM
+            in_channels=CHANNELS + 1,
+            use_crossattn_projection=True,
+            crossattn_proj_in_channels=2 * DIM,
+            controlnet_block_every_n=controlnet_block_every_n,
         ),
         vae=wan_vae(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
         safety_checker=NothingChecked(),
+        **parts,
+    )
+
+
+def transfer():
+    control = CosmosControlNetModel(
+        n_controlnet_blocks=1,
+        in_channels=2 * CHANNELS + 2,
+        latent_channels=CHANNELS + 2,
+        model_channels=32,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        mlp_ratio=1.0,
+        text_embed_dim=DIM,
+        adaln_lora_dim=4,
+        max_size=(8, 8, 8),
+        use_crossattn_projection=True,
+        crossattn_proj_in_channels=2 * DIM,
+        encoder_hidden_states_channels=DIM,
+    )
+    return cosmos25(Cosmos2_5_TransferPipeline, controlnet=filled(control), controlnet_block_every_n=2)
+
+
+def omni():
+    words = chat_tokenizer()
+    words.add_tokens(["<|vision_start|>"], special_tokens=True)
+    transformer = Cosmos3OmniTransformer(
+        head_dim=8,
+        hidden_size=16,
+        intermediate_size=16,
+        latent_channel=CHANNELS,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        num_key_value_heads=1,
+        patch_latent_dim=4 * CHANNELS,
+        vocab_size=len(words),
+        dtype="float32",
+        rope_axes_dim=[2, 1, 1],
+    )
+    return Cosmos3OmniPipeline(
+        transformer=transformer,
+        text_tokenizer=words,
+        vae=wan_vae(),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
+        enable_safety_checker=False,
     )
 
 
@@ -121,4 +173,15 @@ register(
     ),
     row("cosmos-2.5", cosmos25, SHAPE, num_frames=5, max_sequence_length=16),
     row("cosmos-2.5-image", cosmos25, SHAPE, **one_prompt(), num_frames=5, max_sequence_length=16, image=picture),
+    row(
+        "cosmos-2.5-transfer",
+        transfer,
+        SHAPE,
+        **one_prompt(),
+        controls=lambda: clip(5),
+        num_frames=5,
+        num_frames_per_chunk=5,
+        max_sequence_length=16,
+    ),
+    row("cosmos-3", omni, SHAPE, output="video", **one_prompt(), num_frames=5),
 )

@@ -9,6 +9,7 @@ from diffusers import (
     ChronoEditTransformer3DModel,
     FlowMapEulerDiscreteScheduler,
     HeliosPipeline,
+    HeliosPyramidPipeline,
     HeliosScheduler,
     HeliosTransformer3DModel,
     LucyEditPipeline,
@@ -39,8 +40,8 @@ def chronoedit():
     return wan(ChronoEditPipeline, transformer=model, **clip_vision())
 
 
-def helios():
-    model = HeliosTransformer3DModel(
+def helios_transformer() -> HeliosTransformer3DModel:
+    return HeliosTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=CHANNELS,
@@ -51,7 +52,18 @@ def helios():
         num_layers=2,
         rope_dim=(4, 4, 4),
     )
-    return wan(HeliosPipeline, transformer=model, scheduler=HeliosScheduler(stages=1, stage_range=[0, 1]))
+
+
+def helios():
+    return wan(
+        HeliosPipeline, transformer=helios_transformer(), scheduler=HeliosScheduler(stages=1, stage_range=[0, 1])
+    )
+
+
+def helios_pyramid(**kwargs):
+    # The default gamma leaves a matrix that is decomposed singular but for rounding.
+    scheduler = HeliosScheduler(stages=2, stage_range=[0, 0.5, 1], gamma=0.3)
+    return wan(HeliosPyramidPipeline, transformer=helios_transformer(), scheduler=scheduler, **kwargs)
 
 
 def anyflow(kind: type = AnyFlowPipeline, model: type = AnyFlowTransformer3DModel, **kwargs):
@@ -59,6 +71,16 @@ def anyflow(kind: type = AnyFlowPipeline, model: type = AnyFlowTransformer3DMode
 
 
 FORCED = "Every frame of the latents has a scheduler of its own."
+
+LARGE = (CHANNELS, 2, 8, 8)
+PYRAMID = T2V | {
+    "num_latent_frames_per_chunk": 2,
+    "history_sizes": lambda: [4, 2, 1],
+    "num_inference_steps": None,
+    "pyramid_num_inference_steps_list": lambda: [3, 3],
+    "height": 64,
+    "width": 64,
+}
 
 register(
     row(
@@ -114,6 +136,15 @@ register(
         num_latent_frames_per_chunk=2,
         history_sizes=lambda: [4, 2, 1],
         note="Chunks one after another, each with all steps; the output has all of them.",
+    ),
+    row("helios-pyramid", helios_pyramid, LARGE, **PYRAMID, note="Its latents grow from stage to stage."),
+    row(
+        "helios-pyramid-zero-star",
+        lambda: helios_pyramid(is_cfg_zero_star=True),
+        LARGE,
+        **PYRAMID,
+        note="CFG-Zero*: its first predictions are zeros, then the unconditional one is projected.",
+        refused="does not guide by u + s (c - u)",
     ),
     row("anyflow", anyflow, SHAPE, **T2V, note="Frames come before channels in its latents."),
     row(
