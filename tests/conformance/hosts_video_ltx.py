@@ -5,6 +5,7 @@ from diffusers import (
     AutoencoderKLLTXVideo,
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
+    LTX2HDRPipeline,
     LTX2ImageToVideoPipeline,
     LTX2InContextPipeline,
     LTX2Pipeline,
@@ -18,6 +19,7 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
 from host import register
 from parts_video import SIZE, clip, gemma3, ltx2_vae, one_prompt, picture, pictures, row
@@ -137,6 +139,10 @@ def reference() -> list[LTX2ReferenceCondition]:
     return [LTX2ReferenceCondition(frames=clip(FRAMES))]
 
 
+def hdr_reference() -> list[LTX2HDRReferenceCondition]:
+    return [LTX2HDRReferenceCondition(frames=clip(FRAMES))]
+
+
 WITHOUT_FIRST = (CHANNELS, 2, SIDE, SIDE)
 WITH_ANOTHER = (CHANNELS, 4, SIDE, SIDE)
 
@@ -182,4 +188,5 @@ register(
         **CFG,
         reference_conditions=reference,
     ),
+    row("ltx2-hdr", lambda: ltx2(LTX2HDRPipeline), SHAPE, **T2V, reference_conditions=hdr_reference),
 )
