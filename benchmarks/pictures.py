@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import tinyworld
+from evaluators import Evaluator
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
 from tinyworld.judge import judge
@@ -62,10 +63,17 @@ def weights_digest(folder: Path) -> str:
 
 
 @torch.no_grad()
-def make(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
+def make(
+    pipe: TinyWorldPipeline,
+    method: Method,
+    rows: Sequence[tuple[str, int]],
+    evaluators: Sequence[Evaluator] | None = None,
+) -> dict[str, np.ndarray]:
     """One batch of `run`: prompts and the seeds of their noise. The first of a method's n images has the noise that
-    those of other methods have."""
+    those of other methods have. `evaluators` keep the best of them, by default those of the pipeline's search."""
     search: GreedySearch = pipe.guidance
+    panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
+    weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}
     texts, n = [text for text, _ in rows], method.n
     call = {
         "num_inference_steps": method.steps,
@@ -75,7 +83,7 @@ def make(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]
     } | method.options
     kept = torch.arange(len(rows)) * n
     if method.best:
-        best = best_of(pipe, texts, n, list(search.evaluators.values()), search.weights, **call)
+        best = best_of(pipe, texts, n, panel, weights, **call)
         latents, kept = best.images, kept + best.chosen
     else:
         latents = pipe(texts, num_images_per_prompt=n, **call).images[::n]

@@ -8,6 +8,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from evaluators.base import Evaluator
+from evaluators.pixel.preview import Preview, make_preview
 from guidance.panel import Panel, preferred
 
 from .caller import calling_frame, known_to
@@ -40,6 +41,7 @@ def best_of(
     n: int,
     evaluators: Sequence[Evaluator | Callable],
     weights: Mapping[str, float] | None = None,
+    preview: str | Preview = "vae",
     **kwargs: Any,
 ) -> BestOf:
     """Makes `n` images of each prompt and keeps the one whose final latents the evaluators like best.
@@ -53,7 +55,8 @@ def best_of(
 
     Args:
         evaluators, weights: as of `GreedySearch`, at least one evaluator. They see the final latents as both noisy and
-            denoised ones, at noise level 0.
+            denoised ones, at noise level 0; judges of pictures see the `preview` of them.
+        preview: as of `guide`.
         kwargs: everything else that `pipe` takes.
 
     Raises:
@@ -94,8 +97,13 @@ def best_of(
     finally:
         for undo_one in undo:
             undo_one()
-    latents = seen[0].float().unflatten(0, (len(prompts), n))
-    scores, _ = panel.ask(lambda space: latents, lambda space: 0.0, prompts, 0.0)
+    final = seen[0].float()
+
+    def candidates(space: str) -> torch.Tensor:
+        shown = make_preview(getattr(pipe, "vae", None), preview)(final) if space == "pixels" else final
+        return shown.unflatten(0, (len(prompts), n))
+
+    scores, _ = panel.ask(candidates, lambda space: 0.0, prompts, 0.0)
     chosen = preferred(scores).cpu()
     kept = (torch.arange(len(prompts)) * n + chosen).tolist()
     images = [images[i] for i in kept] if isinstance(images, list) else images[kept]

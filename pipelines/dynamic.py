@@ -77,7 +77,7 @@ class DynamicGuidanceMixin(Pipeline):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         stock = next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
-        if stock is None or "__call__" in cls.__dict__:
+        if stock is None or any(hasattr(c.__dict__.get("__call__"), "__guided__") for c in cls.__mro__):
             return
         cls.__call__ = _guided(cls, stock.__call__)  # type: ignore[method-assign]  # mypy means `type.__call__`
         # By the stock name diffusers saves it, loads it, and finds its relatives.
@@ -111,6 +111,7 @@ def _guided(cls: type[Any], stock: Callable) -> Callable:
             output.guidance_trace = self.guidance_trace
         return output
 
+    call.__guided__ = True  # type: ignore[attr-defined]  # a subclass need not be made so again
     signature = inspect.signature(stock)
     ours = [
         inspect.Parameter("guidance", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Guidance | None),

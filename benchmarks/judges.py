@@ -1,0 +1,135 @@
+"""Judges of pictures on the embedded world, whose truth is known: what they add to evaluators of latents, and at what
+cost.
+
+    online-guidance benchmark judges --json -n 200
+    online-guidance benchmark judges -n 50 --only static best_of_2:vqa
+
+The embedded vision-language model answers questions about a preview (`tinyworld.asking`), whole or with a third of its
+visual tokens, and rapidocr reads it. They choose the better of two pictures of half the steps, or the scale at every
+fifth step; the same by evaluators of latents, at equal passes of the denoiser, stands beside them. The judge that
+counts (`tinyworld.judge`, classical vision) never takes part. Everything samples with DDIM that draws noise, at the
+scale that was best for it (docs/results.md), from the same noise.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinyworld
+from commands.arguments import positive
+from commands.parser import Parser
+from evaluators.pixel.ocr import OCRScore
+from evaluators.pixel.vqa import VQAScore
+from guidance import GreedySearch, Static
+from pipelines import TinyWorldPipeline
+from pipelines.prune import prune
+from tinyworld.asking import questions_about
+from tinyworld.captions import parse_caption
+from training.loop import hardware
+
+from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_images
+from .pictures import make
+from .provenance import commit
+from .quality import held_out_prompts
+from .rivals import ANCESTRAL, STEPS, Method, noise_search
+
+SCALE = 3.0  # the best static one of a sampler that draws noise
+KEEP = 1 / 3  # of the visual tokens
+BATCH = 32
+
+
+def judges() -> dict[str, Any]:
+    """The judges of pictures, by name."""
+    vqa = VQAScore.from_pretrained(tinyworld.WEIGHTS / "lvlm", questions_about)
+    return {"vqa": vqa, "ocr": OCRScore()}
+
+
+def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Method, list[Any], float | None]]:
+    """Name to the method, the evaluators that keep the best of its pictures, and the share of the visual tokens that
+    the vision-language model sees (`None` for all)."""
+    search: GreedySearch = pipe.guidance
+    panel = list(search.evaluators.values())
+    own = ANCESTRAL | {"guidance_scale": SCALE}
+    half = {"n": 2, "best": True, "steps": STEPS // 2, "options": ANCESTRAL}
+    table: dict[str, tuple[Method, list[Any], float | None]] = {
+        "static": (Method(Static(SCALE), options=ANCESTRAL), panel, None),
+        "noise_search": (Method(noise_search(search), options=own), panel, None),
+        "search:vqa": (Method(GreedySearch([made["vqa"]], search.scales), options=own), panel, None),
+        "search:panel+vqa": (
+            Method(GreedySearch([*panel, made["vqa"]], search.scales, search.weights), options=own),
+            panel,
+            None,
+        ),
+    }
+    for label, evaluators, keep in (
+        ("panel", panel, None),
+        ("vqa", [made["vqa"]], None),
+        ("vqa_pruned", [made["vqa"]], KEEP),
+        ("ocr", [made["ocr"]], None),
+        ("panel+vqa", [*panel, made["vqa"]], None),
+    ):
+        table[f"best_of_2:{label}"] = (Method(Static(SCALE), **half), evaluators, keep)
+    for label, evaluators in (("panel", panel), ("vqa", [made["vqa"]])):
+        kept = Method(noise_search(search), options=own, n=2, best=True, steps=STEPS // 2)
+        table[f"noise_search_best_of_2:{label}"] = (kept, evaluators, None)
+    return table
+
+
+def measure(prompts: list[str], only: list[str] | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """The report."""
+    pipe = TinyWorldPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.preview = "vae"  # this one is as quick as a tiny one
+    made = judges()
+    table = {name: row for name, row in methods(pipe, made).items() if only is None or name in only or name == "static"}
+    features = Features(real_images(max(500, len(prompts))))
+    categories = [parse_caption(text).category for text in prompts]
+    rows, correct = {}, {}
+    for name, (method, evaluators, keep) in table.items():
+        start, parts = time.monotonic(), []
+        pruned = contextlib.nullcontext() if keep is None else prune(made["vqa"].model, "visionzip", keep=keep)
+        with pruned:
+            for first in range(0, len(prompts), BATCH // method.n):
+                batch = [(text, first + i) for i, text in enumerate(prompts[first : first + BATCH // method.n])]
+                parts.append(make(pipe, method, batch, evaluators))
+        found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "images", "nfe")}
+        correct[name] = found["correct"]
+        rows[name] = {
+            "accuracy": round(float(found["correct"].mean()), 4),
+            "by_category": by_category(found["correct"], categories, CATEGORIES),
+            "frechet_distance": features.frechet_distance(found["images"]),
+            "nfe": float(found["nfe"].mean()),
+            "seconds_per_image": round((time.monotonic() - start) / len(prompts), 3),
+            "minus_static": paired_bootstrap((found["correct"] - correct["static"])[:, None]),
+        }
+        rival = "best_of_2:panel" if name.startswith("best_of_2") else "noise_search_best_of_2:panel"
+        if rival in correct and name not in (rival, "static"):
+            rows[name]["minus_rival"] = {"of": rival} | paired_bootstrap((found["correct"] - correct[rival])[:, None])
+        say(f"{name}: {rows[name]['accuracy']:.3f} right, {rows[name]['seconds_per_image']} s a picture")
+    return {"commit": commit(), "hardware": hardware(), "prompts": len(prompts), "steps": STEPS, "methods": rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("benchmark judges", __doc__)
+    parser.add_argument("-n", type=positive, default=100, help="held-out captions, the categories in turn")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="besides static; default: all")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--out", type=Path, help="write the JSON there, too")
+    args: argparse.Namespace = parser.parse_args(argv)
+    report = measure(held_out_prompts(args.n), args.only, lambda text: print(text, file=sys.stderr, flush=True))
+    text = json.dumps(report, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n")
+    print(text if args.json else "\n".join(f"{name}: {row}" for name, row in report["methods"].items()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
