@@ -74,9 +74,10 @@ def noise_schedule(scheduler: Scheduler) -> list[tuple[float, float]]:
     """
     if hasattr(scheduler, "noise_schedule"):  # `PlainScheduler`
         return scheduler.noise_schedule
-    sigmas = getattr(scheduler, "sigmas", None)
+    sigmas, timesteps = getattr(scheduler, "sigmas", None), torch.as_tensor(scheduler.timesteps).cpu()
     if sigmas is not None:
         sigmas = _where_it_stands(scheduler, torch.as_tensor(sigmas).cpu().double().clone())
+        sigmas = sigmas[: len(timesteps) + 1]
         if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the multistep solvers, flow sigmas included
             levels = (scheduler._sigma_to_alpha_sigma_t(sigma) for sigma in sigmas)
             return [(float(alpha), float(sigma)) for alpha, sigma in levels]
@@ -85,14 +86,33 @@ def noise_schedule(scheduler: Scheduler) -> list[tuple[float, float]]:
             return [(alpha, sigma) for sigma, alpha in pairs] if _is_inverted(scheduler) else pairs
         return [(1.0, sigma) for sigma in sigmas.tolist()]  # k-diffusion convention
     assert hasattr(scheduler, "alphas_cumprod"), "`check_supported` lets no scheduler without pass"
-    kept = scheduler.alphas_cumprod.double().cpu()[torch.as_tensor(scheduler.timesteps).long().cpu()].tolist()
-    kept.append(float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
+    kept = scheduler.alphas_cumprod.double().cpu()[timesteps.long()].tolist()
+    kept = [*kept, _last_alpha_cumprod(scheduler)]
+    if hasattr(scheduler, "initial_alpha_cumprod"):  # DDIM inverted: a timestep says where its step leads
+        first = int(timesteps[0]) - scheduler.config["num_train_timesteps"] // len(timesteps)
+        start = scheduler.alphas_cumprod[first] if first >= 0 else scheduler.initial_alpha_cumprod
+        kept = [float(start), *kept[:-1]]
     return [(a**0.5, max(0.0, 1 - a) ** 0.5) for a in kept]
 
 
+def _last_alpha_cumprod(scheduler: Any) -> float:
+    """``alpha²`` of the latents after the last step."""
+    name = type(scheduler).__name__
+    if name == "LCMScheduler":  # ends with its clean prediction
+        return 1.0
+    if name == "TCDScheduler":  # steps to timestep 0
+        return float(scheduler.alphas_cumprod[0])
+    return float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+
+
 def _is_inverted(scheduler: Scheduler) -> bool:
-    """Whether its sigmas are shares of the picture and its velocity leads away from the noise (Mochi)."""
+    """Whether its sigmas are shares of the picture (Mochi)."""
     return bool(scheduler.config.get("invert_sigmas", False))
+
+
+def _leads_to_x0(scheduler: Scheduler) -> bool:
+    """Whether its velocity is ``x0 - noise`` (Mochi, MiniMax H3), not the other way round."""
+    return _is_inverted(scheduler) or type(scheduler).__name__ == "MiniMaxH3Scheduler"
 
 
 def _where_it_stands(scheduler: Scheduler, sigmas: torch.Tensor) -> torch.Tensor:
@@ -118,7 +138,7 @@ def denoised(
         c_skip, c_out = scheduler.get_scalings_for_boundary_condition(sigma)
         return c_out * prediction + c_skip * sample
     if _is_flow(scheduler):
-        return sample + sigma * prediction if _is_inverted(scheduler) else sample - sigma * prediction
+        return sample + sigma * prediction if _leads_to_x0(scheduler) else sample - sigma * prediction
     kind = scheduler.config["prediction_type"]
     if kind == "epsilon":
         return (sample - sigma * prediction) / alpha
