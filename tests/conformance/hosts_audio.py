@@ -189,7 +189,9 @@ def ace_step():
 
 def roberta() -> RobertaTokenizer:
     """A token per letter."""
-    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *ByteLevel.alphabet()])}
+    vocab = {
+        token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())])
+    }
     return RobertaTokenizer(vocab=vocab, merges=[], model_max_length=24)
 
 
@@ -269,7 +271,7 @@ register(
         max_text_length=24,
         max_lyric_length=24,
         note="Adaptive projected guidance, with a momentum.",
-        refused="does not guide by u + s (c - u)",
+        refused="it guides by projection",
     ),
     row("audioldm2", audioldm2, (4, 16, 4), **SOUND, audio_length_in_s=1.0),
 )
