@@ -116,12 +116,10 @@ def _leads_to_x0(scheduler: Scheduler) -> bool:
 
 
 def _where_it_stands(scheduler: Scheduler, sigmas: torch.Tensor) -> torch.Tensor:
-    """The sigma of the latents at each step. Samplers of second order stand between two sigmas at every other step."""
-    middle = getattr(scheduler, "sigmas_interpol", None)
-    if middle is not None:  # KDPM2: of its list, the ancestral one reads the entry before
-        middle = torch.as_tensor(middle).cpu().double()
-        ancestral = "Ancestral" in type(scheduler).__name__
-        sigmas[1:-1:2] = (middle[:-1] if ancestral else middle[1:])[: len(sigmas) - 2 : 2]
+    """The sigma of the latents at each step. Some of second order stand between two sigmas at every other one."""
+    if type(scheduler).__name__ == "KDPM2DiscreteScheduler":  # the ancestral one stands at the next sigma, as Heun's
+        middle = torch.as_tensor(scheduler.sigmas_interpol).cpu().double()  # type: ignore[attr-defined]
+        sigmas[1:-1:2] = middle[1:][: len(sigmas) - 2 : 2]
     elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
         sigmas[1:-1:2] = (sigmas[:-2:2] * sigmas[1:-1:2]).sqrt()  # half way in log sigma
     return sigmas
