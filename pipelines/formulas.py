@@ -52,8 +52,15 @@ class FromConditional(Formula):
         return pred_cond + times(scale, pred_cond - pred_uncond)
 
 
+class Extrapolated(FromConditional):
+    """The same as ``(s + 1) c - s u``, which rounds otherwise (Kandinsky 3)."""
+
+    def __call__(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
+        return times(scale + 1.0, pred_cond) - times(scale, pred_uncond)
+
+
 class NormLimited(FromConditional):
-    """The same, at no more than `most` times the norm of the conditional prediction (Z-Image)."""
+    """``c + s (c - u)`` at no more than `most` times the norm of the conditional prediction (Z-Image)."""
 
     affine = False
 

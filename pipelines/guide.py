@@ -73,6 +73,9 @@ def check(pipe: Any, guidance: Any) -> None:
     """Raises ValueError where `pipe` cannot be guided at all, or `guidance` is none."""
     if host_of(pipe).refused:
         raise ValueError(f"`pipe` {type(pipe).__name__} cannot be guided: {host_of(pipe).refused}")
+    for name, part in vars(pipe).items():
+        if isinstance(part, DiffusionPipeline) and denoisers(part):
+            raise ValueError(f"`pipe` {type(pipe).__name__} denoises by another pipeline: guide its `{name}`.")
     takes = inspect.signature(type(pipe).__call__).parameters
     conditioned = hasattr(pipe, "encode_prompt") or any(name.endswith(CONDITIONS) for name in takes)
     if not denoisers(pipe) or not hasattr(pipe, "scheduler") or not conditioned:

@@ -15,6 +15,7 @@ from guidance.formula import Formula, Rescaled
 from .formulas import (
     BatchRescaled,
     Clipped,
+    Extrapolated,
     FirstChannels,
     FromConditional,
     NormLimited,
@@ -29,6 +30,8 @@ from .layouts import (
     Known,
     Unpack,
     all_frames,
+    all_places,
+    alone,
     as_is,
     channels_last,
     channels_within,
@@ -38,16 +41,22 @@ from .layouts import (
     last_tokens,
     layers,
     left_half,
+    length_first,
     like_latents,
     one_frame,
+    one_more_axis,
     packed_frames,
     patches,
+    place_by_place,
     preconditioned,
     unpacked,
     velocity,
+    with_given,
 )
 
 DISTILLED = "it is distilled: it makes one pass a step, so there is no scale to choose."
+EMBEDDING = "it denoises an embedding, not a picture."
+CLEAN = "it guides predictions of the clean video, mixed with what is given of it."
 COPIES = "it steps by copies of its scheduler, one for each frame, of which nothing can be seen."
 
 # ----------------------------------------------------------------------------------------------------------- formulas
@@ -111,6 +120,19 @@ def ltx_image(pipe: Any, known: Known) -> Formula:
     return plain(pipe, known)
 
 
+def kandinsky6(pipe: Any, known: Known) -> Formula:
+    """`Formula`.
+
+    Raises:
+        ValueError: sound is made beside the video.
+    """
+    if known.get("sample_audio"):
+        raise ValueError(
+            "`sample_audio` must be False: sound is guided by the same scale, where it cannot be replaced."
+        )
+    return plain(pipe, known)
+
+
 def instructed(pipe: Any, known: Known, parts: tuple[torch.Tensor, ...]) -> WithReference:
     """InstructPix2Pix: prompt, picture, neither."""
     own = getattr(pipe, "image_guidance_scale", None)
@@ -155,11 +177,20 @@ class Host:
 
 
 HOSTS = {
+    "AceStep": Host(refused="it guides by projection, with a momentum (APG)."),
+    "Anima": Host(unpack=one_frame),
     "AnyFlow": Host(unpack=frames_first),
     "Bria": Host(formula=bria, unpack=patches(2)),
     "BriaFibo": Host(unpack=lambda pipe, known, x: patches(2 if known.get("do_patching") else 1)(pipe, known, x)),
     "CogVideoX": Host(unpack=frames_first),
     "ConsisID": Host(unpack=frames_first),
+    "Cosmos2TextToImage": Host(refused=CLEAN),
+    "Cosmos2VideoToWorld": Host(refused=CLEAN),
+    "Cosmos2_5": Host(read=with_given),
+    "Cosmos3Omni": Host(unpack=one_more_axis),
+    "CosmosTextToWorld": Host(refused=CLEAN),
+    "CosmosVideoToWorld": Host(refused=CLEAN),
+    "DiTPipeline": Host(refused="its scheduler steps conditional and unconditional rows as one batch."),
     "DreamLite": Host(read=left_half, three=dreamlite),
     "Flux": Host(unpack=patches(2)),
     "Flux2Pipeline": Host(refused=DISTILLED),
@@ -177,6 +208,11 @@ HOSTS = {
     ),
     "JoyImage": Host(formula=lambda pipe, known: TokenFloored(), unpack=last_item),
     "JoyImageEditPlus": Host(formula=lambda pipe, known: TokenFloored(), unpack=first_patches),
+    "Kandinsky3": Host(formula=lambda pipe, known: Extrapolated()),
+    "KandinskyPrior": Host(refused=EMBEDDING),
+    "KandinskyV22Prior": Host(refused=EMBEDDING),
+    "Kandinsky5I2V": Host(unpack=channels_last, read=last_tokens),
+    "Kandinsky6": Host(formula=kandinsky6, unpack=channels_last),
     "Kandinsky5": Host(unpack=channels_last),
     "Krea2": Host(formula=lambda pipe, known: FromConditional(), unpack=patches(2)),
     "HunyuanImageRefiner": Host(unpack=one_frame),
@@ -186,6 +222,7 @@ HOSTS = {
     "LTX2": Host(formula=ltx2, unpack=packed_frames(False), read=unpacked),
     "LTX2ImageToVideo": Host(formula=ltx2_image, unpack=packed_frames(False), read=unpacked),
     "LatentConsistency": Host(refused=DISTILLED),
+    "LongCatAudio": Host(unpack=length_first),
     "LongCatImage": Host(formula=longcat, unpack=patches(2)),
     "Lumina2": Host(formula=renormalised_if("cfg_normalization")),
     "LuminaPipeline": Host(formula=lambda pipe, known: FirstChannels(3)),
@@ -197,11 +234,16 @@ HOSTS = {
     "QwenImage21": Host(unpack=patches(1), read=last_tokens),
     "QwenImageLayered": Host(formula=renormalised_if("cfg_normalize"), unpack=layers),
     "SanaSprint": Host(refused=DISTILLED),
+    "SanaWM": Host(unpack=all_places, read=place_by_place),
+    "ShapE": Host(refused="it denoises the parameters of a shape, not a picture."),
     "SkyReelsV2DiffusionForcing": Host(refused=COPIES),
+    "StableCascade": Host(refused="its scheduler keeps no noise levels, by which candidates are compared."),
+    "StableVideoDiffusion": Host(refused="it guides every frame by a scale of its own."),
     "StableDiffusionLatentUpscale": Host(read=preconditioned),
     "StableDiffusionInstructPix2Pix": Host(three=instructed),
     "StableDiffusionXLInstructPix2Pix": Host(three=instructed),
     "VisualCloze": Host(refused=DISTILLED),
+    "WanAnimate2": Host(read=alone),
     "ZImage": Host(formula=z_image),
 }
 

@@ -96,6 +96,24 @@ def first_patches(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tenso
     return latents.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
+def length_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """Sound ``(batch, L, C)`` to ``(batch, C, L)``."""
+    return latents.transpose(1, 2)
+
+
+def one_more_axis(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """``(1, batch, C, F, H, W)`` to ``(batch, C, F, H, W)`` (Cosmos 3)."""
+    return latents.squeeze(0) if latents.ndim == 6 else latents
+
+
+def all_places(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
+    """``(batch, F · H · W, C)`` to ``(batch, C, F, H, W)``, where a local variable holds latents of that shape
+    (Sana-WM)."""
+    if latents.ndim == 5:
+        return latents
+    return latents.transpose(1, 2).unflatten(2, known["latents"].shape[2:])
+
+
 def frames_first(pipe: Any, known: Known, latents: torch.Tensor) -> torch.Tensor:
     """``(batch, F, C, H, W)`` to ``(batch, C, F, H, W)``."""
     return latents.transpose(1, 2)
@@ -124,6 +142,23 @@ def like_latents(pipe: Any, known: Known, prediction: torch.Tensor, sample: torc
     if prediction.ndim == 5 and prediction.shape[2] == sample.shape[2] + 1:
         prediction = prediction[:, :, 1:]
     return prediction
+
+
+def alone(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Of a batch of one, without its axis (Wan-Animate 2)."""
+    return prediction[None]
+
+
+def place_by_place(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """``(batch, C, F, H, W)`` to ``(batch, F · H · W, C)``."""
+    return prediction.flatten(2).transpose(1, 2)
+
+
+def with_given(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """What is given of a video has a velocity that is known (Cosmos 2.5)."""
+    if "gt_velocity" not in known:
+        return prediction
+    return known["gt_velocity"] + prediction * (1 - known["cond_mask"])
 
 
 def last_tokens(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 # Arguments of denoisers without a row for each sample, whose length may happen to be the number of rows.
-SHARED = ("img_ids", "txt_ids", "image_rotary_emb")
+SHARED = ("img_ids", "txt_ids", "image_rotary_emb", "visual_rope_pos")
+# And those that may have several rows for each sample: one for each frame (AnimateDiff).
+REPEATED = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
 
 
 def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
@@ -36,17 +38,20 @@ def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
     return undo
 
 
-def take_rows(value: Any, rows: int, keep: torch.Tensor) -> Any:
-    """`value`, an argument of a denoiser called with so many `rows`, for the rows `keep` alone."""
+def take_rows(value: Any, rows: int, keep: torch.Tensor, repeated: bool = False) -> Any:
+    """`value`, an argument of a denoiser called with so many `rows`, for the rows `keep` alone. Where it may be
+    `repeated`, so many neighbouring rows belong to each."""
     if isinstance(value, torch.Tensor):
-        return value[keep.to(value.device)] if value.ndim and value.shape[0] == rows else value
+        if value.ndim and (value.shape[0] == rows or (repeated and value.shape[0] % rows == 0)):
+            return value.unflatten(0, (rows, -1))[keep.to(value.device)].flatten(0, 1)
+        return value
     if isinstance(value, dict):
-        return {k: v if k in SHARED else take_rows(v, rows, keep) for k, v in value.items()}
+        return {k: v if k in SHARED else take_rows(v, rows, keep, k in REPEATED) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         batched = all(isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == rows for v in value)
         if len(value) == rows and not batched:
             return type(value)(value[i] for i in keep.tolist())
-        return type(value)(take_rows(v, rows, keep) for v in value)
+        return type(value)(take_rows(v, rows, keep, repeated) for v in value)
     return value
 
 

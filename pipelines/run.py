@@ -36,10 +36,8 @@ UNSEEN = "`pipe` does not take its steps by `pipe.scheduler` (it copies it, or s
 SWITCHES = ("do_true_cfg", "do_classifier_free_guidance")
 # What tells of further passes before they are made: skip-layer guidance sets in after some steps.
 FURTHER = (
-    "skip_guidance_layers",
-    "do_perturbed_attention_guidance",
-    "do_spatio_temporal_guidance",
-    "do_modality_isolation_guidance",
+    *("skip_guidance_layers", "do_perturbed_attention_guidance", "do_spatio_temporal_guidance"),
+    *("do_modality_isolation_guidance", "is_cfg_zero_star"),
 )
 # Frames from `calling_frame` to whoever called the model, or the scheduler.
 TO_MODEL, TO_SCHEDULER = 3, 2
@@ -156,7 +154,7 @@ class Run:
                 f"`guider` {type(guider).__name__} guides by another formula: give it ClassifierFreeGuidance."
             )
         for name in FURTHER:
-            if known.get(name) is not None or getattr(self.pipe, name, False):
+            if known.get(name) or getattr(self.pipe, name, False):
                 raise ValueError(f"`{name}` must be off: {FOREIGN}")
         latents = known.get("latents")
         if isinstance(latents, torch.Tensor):

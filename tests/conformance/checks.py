@@ -106,8 +106,8 @@ def searches(host: Host) -> None:
         assert all(step["total"].isfinite().all() for step in traces[0].steps if "total" in step)
     shapes = {shape[2:] for evaluator in watched[:2] for shape in evaluator.shapes}
     assert host.shape in shapes, shapes
-    # A video may be made in stretches, or lose frames on the way.
-    assert len({(len(shape), shape[0], *shape[-2:]) for shape in shapes}) == 1, shapes
+    # A video may be made in stretches, lose frames on the way, or begin small.
+    assert len({(len(shape), shape[0]) for shape in shapes}) == 1, shapes
     try:
         with guide(pipe, NoiseSearch(watched, noises=2)):
             host.run(pipe, OWN)

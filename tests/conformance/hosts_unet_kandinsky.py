@@ -158,7 +158,7 @@ def row22(name: str, kind: type, channels: int = 4, condition: str = "image", **
 
 LARGE = {"height": 4 * SIZE, "width": 4 * SIZE}
 HINTED = LARGE | {"hint": hint, "output_type": "pt"}
-PRIOR = {"output_type": "pt", "output": "image_embeds", "note": EMBEDDING, "refused": "must be a diffusers pipeline"}
+PRIOR = {"output_type": "pt", "output": "image_embeds", "note": EMBEDDING, "refused": "it denoises an embedding"}
 
 register(
     row21("kandinsky-2.1", KandinskyPipeline),
@@ -187,7 +187,13 @@ register(
         strength=0.7,
         **PRIOR | NO_SIZE,
     ),
-    host("kandinsky-2.2-combined", combined, prior_num_inference_steps=2, note="Two pipelines in one."),
+    host(
+        "kandinsky-2.2-combined",
+        combined,
+        prior_num_inference_steps=2,
+        note="Two pipelines in one: guide its decoder_pipe.",
+        refused="denoises by another pipeline",
+    ),
     host(
         "kandinsky-3",
         lambda: kandinsky3(Kandinsky3Pipeline),

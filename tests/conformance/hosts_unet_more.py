@@ -119,7 +119,7 @@ def image_embeddings() -> torch.Tensor:
     return torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
-UNREAD = {"refused": "must be a diffusers pipeline"}
+UNREAD = {"refused": "cannot be guided"}
 CASCADE = UNREAD | {"note": "Its scheduler is of a kind of its own, without known levels of noise."}
 SEQUENCE = UNREAD | {"note": "What it samples is the sequence of a shape, which evaluators of latents cannot read."}
 

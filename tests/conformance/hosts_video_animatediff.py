@@ -169,6 +169,6 @@ register(
         scale="max_guidance_scale",
         image=pictures,
         note="A picture in place of a prompt; its scale grows from frame to frame.",
-        refused="does not guide by u + s (c - u)",
+        refused="it guides every frame by a scale of its own",
     ),
 )

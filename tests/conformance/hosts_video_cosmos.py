@@ -146,8 +146,10 @@ def omni():
     )
 
 
+CLEAN = "it guides predictions of the clean video"
+
 register(
-    row("cosmos", cosmos, SHAPE, num_frames=9, max_sequence_length=16),
+    row("cosmos", cosmos, SHAPE, num_frames=9, max_sequence_length=16, refused=CLEAN),
     row(
         "cosmos-video",
         lambda: cosmos(CosmosVideoToWorldPipeline, in_channels=CHANNELS + 1),
@@ -155,6 +157,7 @@ register(
         num_frames=9,
         max_sequence_length=16,
         image=pictures,
+        refused=CLEAN,
     ),
     row(
         "cosmos-2-image",
@@ -162,6 +165,7 @@ register(
         (CHANNELS, SIDE, SIDE),
         output="images",
         max_sequence_length=16,
+        refused=CLEAN,
     ),
     row(
         "cosmos-2-video",
@@ -170,6 +174,7 @@ register(
         num_frames=5,
         max_sequence_length=16,
         image=pictures,
+        refused=CLEAN,
     ),
     row("cosmos-2.5", cosmos25, SHAPE, num_frames=5, max_sequence_length=16),
     row("cosmos-2.5-image", cosmos25, SHAPE, **one_prompt(), num_frames=5, max_sequence_length=16, image=picture),

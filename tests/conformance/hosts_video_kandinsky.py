@@ -107,5 +107,12 @@ register(
         sample_audio=False,
         note="The picture comes last in its latents.",
     ),
-    row("kandinsky6-audio", kandinsky6, SHAPE, **T2V, note="Sound is guided by the same scale, by a scheduler's copy."),
+    row(
+        "kandinsky6-audio",
+        kandinsky6,
+        SHAPE,
+        **T2V,
+        note="Sound is guided by the same scale, by a scheduler's copy; without sound it can be guided.",
+        refused="`sample_audio` must be False",
+    ),
 )
