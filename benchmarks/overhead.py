@@ -43,6 +43,7 @@ from training.loop import hardware
 from .provenance import commit
 from .rivals import noise_search
 
+EMBEDDED = tuple(name for name in EVALUATORS if (tinyworld.WEIGHTS / name).is_dir())
 PROMPT = 'two red signs saying "CAB"'  # which every evaluator has a say on
 GUIDANCE_SCALE = 4.0  # static; no cost depends on it
 
@@ -221,7 +222,7 @@ def measure(search: GreedySearch, shape: str, steps: int, batch_size: int, repea
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("benchmark overhead", __doc__)
-    parser.add_argument("--evaluators", nargs="+", choices=tuple(EVALUATORS), default=PANEL)
+    parser.add_argument("--evaluators", nargs="+", choices=EMBEDDED, default=PANEL)
     parser.add_argument("--scales", type=scales, help="the candidates, between commas; default the embedded search's")
     parser.add_argument("--noises", type=draws, help="search among so many draws of noise; then the scales, if given")
     parser.add_argument("--every", type=positive, help="search at every n-th step; default 2, among noise 1")

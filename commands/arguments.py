@@ -49,16 +49,19 @@ def scales(text: str) -> list[float]:
     return values
 
 
-def evaluators(text: str) -> dict[str, Path | None]:
-    """``name`` or ``name=folder`` between commas, `None` for the embedded folder."""
+def evaluators(text: str) -> dict[str, str | None]:
+    """``name`` or ``name=folder, file or hub id`` between commas; `None` for what the name stands for by itself."""
     parts = [part.strip().partition("=") for part in text.split(",")]
-    folders = {name: Path(folder).expanduser() if equals else None for name, equals, folder in parts}
-    if len(folders) != len(parts):
+    sources = {name: source.strip() if equals else None for name, equals, source in parts}
+    if len(sources) != len(parts):
         raise argparse.ArgumentTypeError(f"must be distinct, got {text!r}")
-    for folder in folders.values():
-        if folder is not None and not (folder / "config.json").is_file():
-            raise argparse.ArgumentTypeError(f"{str(folder)!r} is no evaluator folder: there is no config.json in it")
-    return folders
+    for name, source in sources.items():
+        path = None if source is None else Path(source).expanduser()
+        if path is not None and path.exists():
+            sources[name] = str(path)
+        elif source is not None and (not source or source.startswith(("/", ".", "~"))):
+            raise argparse.ArgumentTypeError(f"{source!r} does not exist")
+    return sources
 
 
 def model(text: str) -> str:

@@ -2,7 +2,8 @@
 
     online-guidance generate "two red circles above a blue square"
     online-guidance generate --prompts prompts.txt --num-images 4 --guidance static --guidance-scale 6
-    online-guidance generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip
+    online-guidance generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0
+    online-guidance generate 'a sign saying "go"' --model my_sd3 --evaluators open_clip,ocr
 
 Writes ``000_<prompt>.png``, ``…_schedule.png`` and ``…_trace.json`` for every picture. Image i of a prompt starts from
 seed + i, whatever else is made with it: ``--seed 3`` alone gives the fourth picture of ``--seed 0 --num-images 4``.
@@ -20,6 +21,8 @@ from typing import Any
 import tinyworld
 from commands.arguments import SCHEDULES, SEARCHES, evaluators, model, positive, scale, scales, seed
 from commands.parser import Parser
+
+from . import panel
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -48,7 +51,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=4, help="images denoised together")
     parser.add_argument("--steps", type=positive, default=25)
     parser.add_argument("--scales", type=scales, metavar="S,S,…", help="candidates of the search")
-    parser.add_argument("--evaluators", type=evaluators, metavar="NAME[=FOLDER],…", help="default: the embedded panel")
+    parser.add_argument(
+        "--evaluators",
+        type=evaluators,
+        metavar="NAME[=SOURCE],…",
+        help="with a folder, file or hub id; default: the embedded model's, with --model open_clip,aesthetic",
+    )
     parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
@@ -58,8 +66,6 @@ def check_model(args: argparse.Namespace, searched: bool) -> None:
     """Whether the arguments of `add_model_arguments` go together; `searched`: whether dynamic guidance is asked for."""
     if not searched and (args.scales or args.evaluators):
         args.error("argument --scales, --evaluators: are of the search (dynamic guidance)")
-    if searched and args.model and not (args.evaluators and all(args.evaluators.values())):
-        args.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
         args.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
 
@@ -88,14 +94,7 @@ def check_late(args: argparse.Namespace) -> None:
     """The checks that take torch; sets `args.device`."""
     import torch
 
-    from evaluators import EVALUATORS
-
-    if unknown := [name for name in args.evaluators or {} if name not in EVALUATORS]:
-        args.error(f"argument --evaluators: unknown {', '.join(unknown)}; there are {', '.join(EVALUATORS)}")
-    for name, folder in (args.evaluators or {}).items():
-        expected = EVALUATORS[name].__name__
-        if folder is not None and f'"{expected}"' not in (folder / "config.json").read_text():
-            args.error(f"argument --evaluators: {str(folder)!r} does not hold a {expected}")
+    panel.check(args)
     try:
         args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=args.device).cpu()
@@ -118,7 +117,6 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from evaluators import load_evaluators
     from guidance import SCHEDULES, GreedySearch
     from tinyworld.pipeline import default_guidance
 
@@ -129,9 +127,12 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, args.dtype)).to(args.device)
     if args.guidance not in SEARCHES:
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
-    panel = load_evaluators({k: v or tinyworld.WEIGHTS / k for k, v in (args.evaluators or {}).items()})
+    asked = panel.load(args)
+    for evaluator in asked:
+        if hasattr(evaluator, "to") and evaluator.space == "pixels":  # those of latents follow the latents
+            evaluator.to(args.device)
     scales = {"scales": args.scales} if args.scales else {}
-    search = default_guidance(panel, **scales) if args.model is None else GreedySearch(panel, **scales)
+    search = default_guidance(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
     return pipe, searching(args.guidance, search)
 
 

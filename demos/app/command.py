@@ -1,7 +1,7 @@
 """The app: see what the search chose and why, over many prompts too, ask about pictures, run a preference study.
 
     online-guidance app
-    online-guidance app --model stabilityai/stable-diffusion-xl-base-1.0 --evaluators clip=my_clip --lvlm my_llava
+    online-guidance app --model stabilityai/stable-diffusion-xl-base-1.0 --lvlm my_llava
 
 Serves this machine alone unless ``--host`` says otherwise. Visitors share one model and take turns at it.
 """
@@ -33,18 +33,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser("app", __doc__)
     parser.add_argument("--model", type=arguments.model, help="pipeline folder or hub id; default: the embedded model")
     parser.add_argument(
-        "--evaluators", type=arguments.evaluators, metavar="NAME[=FOLDER],…", help="default: all embedded"
+        "--evaluators",
+        type=arguments.evaluators,
+        metavar="NAME[=SOURCE],…",
+        help="default: the embedded model's, with --model open_clip,aesthetic",
     )
     parser.add_argument("--lvlm", type=folder, metavar="FOLDER", help="of the Ask tab; default: the embedded model")
-    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a study of `online-guidance batch`, for the Study tab")
+    parser.add_argument(
+        "--study", type=Path, metavar="FOLDER", help="a study of `online-guidance batch`, for the Study tab"
+    )
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=arguments.port, default=7860)
     args = parser.parse_args(argv)
     args.error = parser.error
-    if args.model and not (args.evaluators and all(args.evaluators.values())):
-        parser.error("argument --evaluators: --model needs evaluators of its own VAE, each given as NAME=FOLDER")
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
         parser.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
     return args

@@ -1,6 +1,7 @@
 """What judges of pictures share: many candidates at once, a prompt encoded once, a size and a window."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,20 +12,26 @@ from ..base import Calibration, Context
 
 
 def resize(images: torch.Tensor, size: tuple[int, int] | int, mode: str = "bicubic") -> torch.Tensor:
-    """Pictures ``(n, 3, H, W)`` to `size`, or with the shorter side of that many pixels; antialiased, as PIL does."""
+    """Pictures ``(n, 3, H, W)`` to `size`, or the shorter side to that many pixels and the longer one rounded down, as
+    torchvision does; antialiased, as PIL does."""
+    height, width = images.shape[-2:]
     if isinstance(size, int):
-        height, width = images.shape[-2:]
-        share = size / min(height, width)
-        size = (max(size, round(height * share)), max(size, round(width * share)))
-    if tuple(images.shape[-2:]) == tuple(size):
+        shorter = min(height, width)
+        size = (size * height // shorter, size * width // shorter)
+    if (height, width) == tuple(size):
         return images
     return F.interpolate(images, size=size, mode=mode, antialias=True).clamp(0, 1)
 
 
-def centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The middle ``(n, 3, size, size)``."""
-    top, left = ((side - size) // 2 for side in images.shape[-2:])
-    return images[..., top : top + size, left : left + size]
+def centre_crop(images: torch.Tensor, size: tuple[int, int] | int, fill: float = 0.0) -> torch.Tensor:
+    """The middle ``(n, 3, *size)``; smaller pictures get a frame of `fill`."""
+    wanted = (size, size) if isinstance(size, int) else size
+    missing = [max(0, want - side) for want, side in zip(wanted, images.shape[-2:], strict=True)]
+    if any(missing):
+        down, across = missing
+        images = F.pad(images, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
+    top, left = (round((side - want) / 2) for want, side in zip(wanted, images.shape[-2:], strict=True))
+    return images[..., top : top + wanted[0], left : left + wanted[1]]
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -81,8 +88,24 @@ class PixelEvaluator(nn.Module):
         raise NotImplementedError
 
 
-def one_each(encode: Any, prompts: list[str]) -> torch.Tensor:
-    """``encode(texts) -> (texts, dim)`` of every prompt ``(n, dim)``, each text encoded once."""
-    texts = list(dict.fromkeys(prompts))
-    encoded = encode(texts)
-    return encoded[[texts.index(prompt) for prompt in prompts]]
+class Encodings:
+    """Encodings of the last `size` prompts: candidates share theirs, and a sampler asks again at every step."""
+
+    def __init__(self, size: int = 128) -> None:
+        self.size = size
+        self.rows: OrderedDict[tuple, Any] = OrderedDict()
+
+    def __call__(self, encode: Callable[[list[str]], Iterable], prompts: Sequence[str], *of: Hashable) -> list[Any]:
+        """One encoding for each prompt, where ``encode(texts)`` gives one for each text and is asked once for each,
+        without gradients. `of` is what else they depend on: the model's device and dtype."""
+        keys = [(prompt, *of) for prompt in prompts]
+        found = {key: self.rows.get(key) for key in keys}
+        if new := [key for key in found if found[key] is None]:
+            with torch.inference_mode(False), torch.no_grad():
+                found.update(zip(new, encode([str(key[0]) for key in new]), strict=True))
+        for key in found:
+            self.rows.pop(key, None)
+            self.rows[key] = found[key]
+        while len(self.rows) > self.size:
+            self.rows.popitem(last=False)
+        return [found[key] for key in keys]

@@ -8,7 +8,7 @@ preview    how                                                          for
 ``vae``    the VAE itself                                               every VAE; slow
 =========  ===========================================================  ==============================================
 
-``auto`` takes the tiny one where there is one, else the linear one.
+``auto`` takes the tiny one where there is one, the VAE where that is no larger than a tiny one, else the linear one.
 """
 
 import logging
@@ -27,6 +27,7 @@ TINY = {
     (16, 1.5305, 0.0609): "madebyollin/taesd3",
     (16, 0.3611, 0.1159): "madebyollin/taef1",
 }
+SMALL = 3_000_000  # parameters of a tiny VAE
 PICTURES, SIDE = 24, 96  # that the linear map is fitted to
 _MADE: "weakref.WeakKeyDictionary[Any, dict[str, Callable]]" = weakref.WeakKeyDictionary()  # by VAE, then by kind
 logger = logging.getLogger(__name__)
@@ -48,9 +49,10 @@ def make_preview(vae: Any, kind: str | Preview = "auto") -> Preview:
         raise ValueError(f"`preview` must be one of {', '.join(PREVIEWS)}, or a function, got {kind!r}.")
     if vae is None:
         raise ValueError("`preview` needs a VAE, and the pipeline has none: pass a function of latents.")
-    if kind == "vae":
-        return lambda latents: decode(vae, latents)
     family = TINY.get(family_of(vae))
+    small = family is None and sum(p.numel() for p in vae.parameters()) <= SMALL
+    if kind == "vae" or (kind == "auto" and small):
+        return lambda latents: decode(vae, latents)
     if kind == "tiny" and family is None:
         raise ValueError(f"`preview` has no tiny decoder for {type(vae).__name__}: take 'linear' or 'vae'.")
     if family is not None and kind != "linear":
