@@ -37,3 +37,11 @@ def known_to(frame: FrameType, pipe: Any) -> dict[str, Any]:
         found = {**outer.f_locals, **found}
         outer = outer.f_back
     return found
+
+
+def outside() -> int:
+    """The `stacklevel` at which a warning names the line that called the pipeline, and none of a library."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (*BETWEEN, __package__):
+        level, frame = level + 1, frame.f_back
+    return level

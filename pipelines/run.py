@@ -21,7 +21,7 @@ from guidance.sampling import GuidedSampling, evaluators_of
 from guidance.schedulers import check_supported
 
 from . import tap
-from .caller import calling_frame, known_to
+from .caller import calling_frame, known_to, outside
 from .formulas import WithReference
 from .hosts import Known, denoisers, host_of
 from .patch import named, row_shape, take_rows
@@ -107,9 +107,8 @@ class Run:
             raise ValueError(FOREIGN)
         if self.broken and (bad := torch.stack(self.broken).nonzero().flatten().tolist()):
             names = " or ".join(type(module).__name__ for module in denoisers(self.pipe))
-            warnings.warn(
-                f"the denoiser {names} returned values that are not finite, first at step {bad[0]}", stacklevel=4
-            )
+            message = f"the denoiser {names} returned values that are not finite, first at step {bad[0]}"
+            warnings.warn(message, stacklevel=outside())
         else:
             self.sampling.trace.warn_if_not_finite()
 
@@ -166,7 +165,7 @@ class Run:
         if self.must:
             raise ValueError(OFF)
         self.passive = True
-        warnings.warn(f"{OFF} This call is not guided.", stacklevel=6)
+        warnings.warn(f"{OFF} This call is not guided.", stacklevel=outside())
 
     def switched_on(self) -> bool | None:
         """Whether the call says that it will guide; `None` where it does not say."""
