@@ -64,14 +64,15 @@ class GuidedSampling:
         to_model_output: Callable[[torch.Tensor], torch.Tensor] = as_is,
         preview: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        self.guidance, self.scheduler, self.prompt, self.unpack = guidance, scheduler, prompt, unpack
+        self.prompt = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        self.guidance, self.scheduler, self.unpack = guidance, scheduler, unpack
         self.formula, self.to_model_output, self.preview = formula or Formula(), to_model_output, preview
         self.read_timesteps: Any = None
         self.previous: torch.Tensor | None = None
         self.direction: torch.Tensor | None = None
         self.skip: torch.Tensor | None = None
         self.checked = False
-        self.trace = GuidanceTrace(getattr(guidance, "scales", ()), None if prompt is None else list(prompt))
+        self.trace = GuidanceTrace(getattr(guidance, "scales", ()), self.prompt)
 
     def check(self, sample: torch.Tensor) -> None:
         """Everything that can be wrong, before the first denoising; `sample` is the latents as the host has them.
@@ -109,12 +110,52 @@ class GuidedSampling:
         Raises:
             ValueError: before the first step, what does not fit; see `check`.
         """
+        arguments = self.host_arguments(pred_cond, pred_uncond, sample, timestep, guidance_scale, step_kwargs)
+        return self.take(self.scheduler.step, arguments, (pred_uncond, pred_cond), guidance_scale, self.skip)[0]
+
+    def combine(
+        self,
+        pred_cond: torch.Tensor,
+        pred_uncond: torch.Tensor,
+        sample: torch.Tensor,
+        timestep: Any,
+        guidance_scale: float,
+        **step_kwargs: Any,
+    ) -> torch.Tensor:
+        """The prediction that `guidance` chooses, for an engine that then takes its step itself; once for each step.
+        `scheduler` is only asked for noise levels and where candidates lead to.
+
+        Args:
+            pred_cond, pred_uncond, sample, timestep, guidance_scale, step_kwargs: as of `step`.
+
+        Raises:
+            ValueError: as `step`; and guidance that chooses more than a prediction: the noise of the step or which rows
+                go on (`NoiseSearch`, `FeynmanKac`).
+        """
+        arguments = self.host_arguments(pred_cond, pred_uncond, sample, timestep, guidance_scale, step_kwargs)
+        decision, arguments = self.decide(arguments, (pred_uncond, pred_cond), guidance_scale, self.skip)
+        if decision.rows is not None or decision.generator is not None:
+            raise ValueError(
+                f"`guidance` {type(self.guidance).__name__} chooses noise or rows, not only a prediction: let `step` "
+                "take the step."
+            )
+        return arguments["model_output"]
+
+    def host_arguments(
+        self,
+        pred_cond: torch.Tensor,
+        pred_uncond: torch.Tensor,
+        sample: torch.Tensor,
+        timestep: Any,
+        guidance_scale: float,
+        step_kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What a host that guides at `guidance_scale` passes to its scheduler; the first `sample` is checked."""
         if not self.checked:
             self.check(sample)
-        arguments = {"model_output": pred_cond, "timestep": timestep, "sample": sample, "return_dict": False}
         own = self.formula(pred_uncond, pred_cond, torch.full((len(sample),), float(guidance_scale)))
-        arguments |= {"model_output": self.to_model_output(own)} | step_kwargs
-        return self.take(self.scheduler.step, arguments, (pred_uncond, pred_cond), guidance_scale, self.skip)[0]
+        own = self.to_model_output(own)
+        return {"model_output": own, "timestep": timestep, "sample": sample, "return_dict": False} | step_kwargs
 
     def take(
         self,
@@ -137,12 +178,27 @@ class GuidedSampling:
         Returns:
             What `stock` returned.
         """
-        sample = arguments["sample"]
+        decision, arguments = self.decide(arguments, predictions, own_scale, skipped)
+        if decision.generator is not None:
+            arguments = arguments | {"generator": decision.generator}
+        output = stock(**arguments)
+        if decision.rows is not None:
+            output = reorder(self.scheduler, output, decision.rows, arguments["sample"].shape)
+        return output
+
+    def decide(
+        self,
+        arguments: dict[str, Any],
+        predictions: tuple[torch.Tensor, torch.Tensor] | None,
+        own_scale: float,
+        skipped: torch.Tensor | None,
+    ) -> tuple[Decision, dict[str, Any]]:
+        """What `guidance` wants of a step, and `arguments` with the prediction that it chose; the trace has it."""
         self.advance(arguments["timestep"])
         alpha, sigma = self.noise[self.index]
-        passes = torch.full((sample.shape[0],), 1 if predictions is None else 2)
-        unguided = predictions is None
-        own = torch.full((sample.shape[0],), self.formula.unguided if unguided else float(own_scale))
+        rows = len(arguments["sample"])
+        own = torch.full((rows,), self.formula.unguided if predictions is None else float(own_scale))
+        passes = torch.full((rows,), 1 if predictions is None else 2)
         decision = Decision(None, {})
         if predictions is not None:  # a callback may switch guidance off midway, as diffusers' own recipe does
             step = self.denoising_step(arguments, predictions, own_scale, skipped)
@@ -165,16 +221,12 @@ class GuidedSampling:
             }
             | decision.record
         )
-        if decision.generator is not None:
-            arguments = arguments | {"generator": decision.generator}
-        output = stock(**arguments)
         skip = decision.skip if self.index + 1 < len(self.timesteps) else None
         if decision.rows is not None:
-            self.previous = None if self.previous is None else self.previous[decision.rows]
-            self.direction, skip = (x if x is None else x[decision.rows] for x in (self.direction, skip))
-            output = reorder(self.scheduler, output, decision.rows, sample.shape)
+            kept = (x if x is None else x[decision.rows] for x in (self.previous, self.direction, skip))
+            self.previous, self.direction, skip = kept
         self.skip = None if skip is None or not (skip := skip.cpu()).any() else skip
-        return output
+        return decision, arguments
 
     def advance(self, timestep: Any) -> None:
         """Finds the place of a step in the scheduler's timesteps."""
