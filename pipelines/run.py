@@ -16,7 +16,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from evaluators.pixel.preview import Preview, make_preview
 from guidance import Guidance, GuidanceTrace
-from guidance.formula import Formula
+from guidance.formula import Formula, Rescaled
 from guidance.sampling import GuidedSampling, evaluators_of
 from guidance.schedulers import check_supported
 
@@ -290,7 +290,7 @@ class Run:
         formula = self.three or self.host.formula(self.pipe, self.known)
         if self.reading is None:
             self.reading = read(self.pipe, self.known, guided, predictions, formula)
-        elif type(formula) is not Formula:  # a callback may change its rescale, too
+        elif type(formula) is not Formula or isinstance(self.reading.formula, Rescaled):  # a callback may change it
             self.reading = replace(self.reading, formula=formula)
         scale = self.stated(guided, predictions)
         self.sampling.formula = self.reading.formula

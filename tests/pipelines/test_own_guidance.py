@@ -62,9 +62,10 @@ def test_draws_are_compared_at_the_scale_of_now(stock):
     assert traces[0].scales[:, 0].tolist() == [5.0, 5.0, 4.5, 4.0, 3.5, 3.0]
 
 
-def test_a_callback_that_changes_the_rescale_is_followed(stock):
+@pytest.mark.parametrize("rescales", [(0.1, 0.2, 0.3, 0.4, 0.5), (0.4, 0.2, 0.0, 0.0, 0.3)])
+def test_a_callback_that_changes_the_rescale_is_followed(stock, rescales):
     def change(pipe, i, timestep, tensors):
-        pipe._guidance_rescale = 0.1 * (i + 1)
+        pipe._guidance_rescale = (*rescales, 0.0)[i]
         return {}
 
     pipe = stock("sd")
