@@ -1,4 +1,5 @@
-"""What is asserted of a host: functions that raise AssertionError, run by the tests and by `benchmarks.hosts`."""
+"""What is asserted of a host: functions that raise AssertionError, run by the tests and by `benchmarks.hosts`, which
+tells what they return."""
 
 import copy
 
@@ -86,17 +87,18 @@ class Exact:
         return Decision(None, {})
 
 
-def candidates_are_steps(host: Host) -> None:
-    """What evaluators see of a scale is where the scheduler would go with it."""
+def candidates_are_steps(host: Host) -> float:
+    """What evaluators see of a scale is where the scheduler would go with it; returns by how much it is off."""
     pipe, exact = host.make(), Exact()
     with guide(pipe, exact):
         host.run(pipe, OWN)
     assert exact.off < 1e-3, f"off by {exact.off:.2g}"
+    return exact.off
 
 
-def searches(host: Host) -> None:
-    """A search over scales, of noise where the sampler draws some, and on a budget: they run, evaluators see the layout
-    that is documented, and a sample's choice does not depend on the others."""
+def searches(host: Host) -> bool:
+    """A search over scales, of noise where the sampler draws some, and on a budget: they run, and evaluators see the
+    layout that is documented. Returns whether there was noise to search."""
     pipe = host.make()
     watched = [Watched("noisy"), Watched("denoised"), natural_contrast]
     for wrap in (lambda search: search, Budget):
@@ -113,10 +115,12 @@ def searches(host: Host) -> None:
             host.run(pipe, OWN)
     except ValueError as error:
         assert "adds no noise at this step" in str(error), error
+        return False
+    return True
 
 
-def is_refused(host: Host) -> None:
-    """In words that are true, before any denoising, and the stock pipeline is as before."""
+def is_refused(host: Host) -> str:
+    """In words that are true, which it returns, before any denoising, and the stock pipeline is as before."""
     pipe, passes = host.make(), 0
 
     def count(module, args, output):
@@ -130,12 +134,14 @@ def is_refused(host: Host) -> None:
             host.run(pipe, OWN)
     except ValueError as error:
         assert host.refused in str(error), error
+        words = str(error)
     else:
         raise AssertionError("was not refused")
     assert passes == 0, "refused only after denoising had begun"
     for hook in hooks:
         hook.remove()
     assert torch.equal(host.run(pipe, OWN), expected)
+    return words
 
 
 CHECKS = (is_chosen, candidates_are_steps, searches)
