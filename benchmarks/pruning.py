@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 import tinyworld
 from commands.parser import Parser
 from guidance import TOKEN_PRESETS
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 from tinyworld import lvlm
 from tinyworld.questions import KINDS, quiz
@@ -60,7 +61,7 @@ def usable(model: Any, batch: Any) -> tuple[list[str], dict[str, str]]:
 @torch.inference_mode()
 def cache_bytes(model: Any, batch: Any) -> int:
     """Bytes of the KV cache after the prompt."""
-    return lvlm.kv_bytes(model(**batch, use_cache=True).cache)
+    return lvlm.kv_bytes(cache_of(model(**batch, use_cache=True)))
 
 
 def seconds(function: Callable[[], Any]) -> float:

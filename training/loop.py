@@ -69,8 +69,8 @@ def fit(
         batch_of: step number to batch; a function of the step, so that a resumed run continues the same stream.
             With several processes each asks for its own numbers.
         loss_of: ``(model, batch)`` to the scalar loss and metrics to log. Tensors are moved by the recipe.
-        matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024), at AdamW's learning rate by the
-            scale of arXiv 2502.16982; AdamW trains the others.
+        matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024; in torch from 2.9 on), at AdamW's
+            learning rate by the scale of arXiv 2502.16982; AdamW trains the others.
 
     Returns:
         ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics.

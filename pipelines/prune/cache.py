@@ -1,5 +1,8 @@
 """The KV cache of a layer that holds fewer tokens than the sequence has."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -45,6 +48,11 @@ class PrunedLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self.kept = self.kept[indices]
+
+
+def cache_of(named: Mapping[str, Any]) -> Cache | None:
+    """The cache among the arguments or in the output of a model; before transformers 5.24 it has another name there."""
+    return named.get("cache", named.get("past_key_values"))
 
 
 def check_cache(cache: Cache | None) -> None:

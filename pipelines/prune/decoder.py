@@ -19,7 +19,7 @@ from evaluators.token.base import LayerObserver, observes
 from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
-from .cache import PrunedLayer, check_cache, kept_in
+from .cache import PrunedLayer, cache_of, check_cache, kept_in
 from .context import token_context
 from .modules import LanguageModel, VisionLanguageModel
 from .reader import ClassTokenReader
@@ -128,7 +128,7 @@ class DecoderPruner:
             self.visual = (embeds[:, :, None] == marks).all(-1).any(-1)
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        embeds, cache, mask = (kwargs.get(k) for k in ("inputs_embeds", "cache", "attention_mask"))
+        embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
         visual, self.visual, self.run = self.visual, None, None
         if embeds is None:
             return
@@ -191,7 +191,7 @@ class DecoderPruner:
             if run is None:
                 return None
             states = args[0] if args else kwargs["hidden_states"]
-            run.cache = kwargs.get("cache")
+            run.cache = cache_of(kwargs)
             if run.visual is not None:
                 if index in self.pruning.keep:
                     states = self.prune(run, index, states, kwargs)

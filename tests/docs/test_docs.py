@@ -10,6 +10,7 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 from test_structure import ARROWS
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tinyworld.recipes import clip as train_clip
 from tinyworld.scenes import make_scene
@@ -25,6 +26,8 @@ CHECKPOINTS = {
     "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
     "black-forest-labs/FLUX.1-dev": "flux",
 }
+OLD_NAME = {"cache=first.cache": "past_key_values=first.past_key_values"}  # before transformers 5.24
+OLDER = {} if hasattr(CausalLMOutputWithPast, "cache") else OLD_NAME
 ON_A_CPU = {'"cuda"': '"cpu"', "torch.float16": "torch.float32", "torch.bfloat16": "torch.float32"}
 
 
@@ -62,7 +65,7 @@ def test_python_blocks_run(page, folder, parts, tmp_path, monkeypatch):
         code = block[1]
         for checkpoint, host in CHECKPOINTS.items():
             code = code.replace(checkpoint, str(folder(host))) if checkpoint in code else code
-        for stated, replacement in parts.items() | ON_A_CPU.items():
+        for stated, replacement in parts.items() | ON_A_CPU.items() | OLDER.items():
             code = code.replace(stated, str(replacement))
         line = page.read_text(encoding="utf-8")[: block.start(1)].count("\n")
         exec(compile("\n" * line + code, str(page), "exec"), namespace)  # the page's own line numbers in tracebacks

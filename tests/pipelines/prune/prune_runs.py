@@ -1,16 +1,20 @@
 """Methods of pruning, and a short generation to try them by."""
 
 import functools
+import inspect
 
 import prune_hosts as hosts
 import pytest
 import torch
+from transformers import LlamaModel
 
 from evaluators.token.attention import LastTokenAttention
 from evaluators.token.baselines import RandomTokens
 from guidance.tokens.pruning import TokenPruning
 
 NEW = 4
+# What a model calls its cache, see `cache_of`.
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 EVERY = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 HOST = pytest.mark.parametrize("name", hosts.HOSTS)
 METHODS = {

@@ -5,8 +5,9 @@ import copy
 import prune_hosts as hosts
 import pytest
 import torch
-from prune_runs import EVERY, HOST, METHODS, NEW, build, close, generate
+from prune_runs import CACHE, EVERY, HOST, METHODS, NEW, build, close, generate
 
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -28,7 +29,7 @@ def test_decoding_with_cache_is_masking_without(name, attention, method):
     close(got, expected[:, prompt - 1 : -1])
     # the sequence did get shorter, in each layer by what that row which keeps most has lost
     real, left = batch["attention_mask"].bool(), None
-    for index, layer in enumerate(out.cache.layers):
+    for index, layer in enumerate(cache_of(out).layers):
         if index in pruner.last.kept:
             left = (real & (~pruner.last.visual | pruner.last.kept[index])).sum(1).max().item()
         assert layer.keys.shape[2] == (prompt if left is None else left) + NEW - 1
@@ -59,7 +60,7 @@ def test_a_second_turn_reuses_the_cache(name, method):
         first = generate(model, batch)
         more = torch.cat([first.sequences, torch.randint(2, 50, (2, 6), generator=torch.Generator().manual_seed(1))], 1)
         text = {k: v for k, v in hosts.only(hosts.extend(batch, more)).items() if k != "mm_token_type_ids"}
-        second = generate(model, text, cache=first.cache)
+        second = generate(model, text, **{CACHE: cache_of(first)})
     expected = hosts.masked_logits(
         model,
         hosts.extend(batch, second.sequences),
@@ -82,7 +83,7 @@ def test_a_second_turn_may_bring_an_image(name, method):
         turn = hosts.collate(name, [second_row])
         more = torch.cat([first.sequences, turn["input_ids"]], 1)
         mask = torch.ones_like(more)
-        second = generate(model, turn | {"input_ids": more, "attention_mask": mask}, cache=first.cache)
+        second = generate(model, turn | {"input_ids": more, "attention_mask": mask}, **{CACHE: cache_of(first)})
         two = pruner.last
     length = second.sequences.shape[1]
     seen = length - NEW - turn["input_ids"].shape[1] - 1  # the last generated token was not cached in the first turn
@@ -121,12 +122,12 @@ def test_a_cache_can_be_copied_and_repeated():
     model, batch = build("llava"), hosts.inputs("llava", (1,))
     step = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, batch["input_ids"].shape[1] + 2)}
     with prune(model, "transprune", keep={1: 0.75, 3: 0.25}):
-        cache = model(**batch, use_cache=True).cache
+        cache = cache_of(model(**batch, use_cache=True))
         copied, repeated = copy.deepcopy(cache), copy.deepcopy(cache)
         repeated.batch_repeat_interleave(3)
-        one = model(**step, cache=cache).logits
-        assert torch.equal(model(**step, cache=copied).logits, one)
-        many = model(**{k: v.repeat(3, 1) for k, v in step.items()}, cache=repeated).logits
+        one = model(**step, **{CACHE: cache}).logits
+        assert torch.equal(model(**step, **{CACHE: copied}).logits, one)
+        many = model(**{k: v.repeat(3, 1) for k, v in step.items()}, **{CACHE: repeated}).logits
     close(many, one.expand(3, -1, -1))
 
 
@@ -135,8 +136,8 @@ def test_right_padding_with_cache():
     ids = torch.cat([batch["input_ids"], torch.randint(2, 50, (3, 5))], 1)
     grown = hosts.extend(batch, ids)
     with prune(model, "transprune", keep={1: 0.75, 3: 0.25}) as pruner:
-        cache = model(**batch, use_cache=True).cache
-        logits = model(input_ids=ids[:, -5:], attention_mask=grown["attention_mask"], cache=cache).logits
+        cache = cache_of(model(**batch, use_cache=True))
+        logits = model(input_ids=ids[:, -5:], attention_mask=grown["attention_mask"], **{CACHE: cache}).logits
     close(logits, hosts.masked_logits(model, grown, hosts.gone(pruner.last, ids.shape[1]))[:, -5:])
 
 

@@ -5,6 +5,7 @@ import functools
 import prune_hosts as hosts
 import pytest
 import torch
+from prune_runs import CACHE
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from evaluators.token.baselines import RandomTokens, UniformTokens
@@ -12,6 +13,7 @@ from evaluators.token.diversity import Diversity
 from evaluators.token.similarity import InstructionSimilarity
 from evaluators.token.transition import TokenTransition
 from guidance.tokens.pruning import TokenPruning
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
 build = functools.cache(hosts.build)
@@ -116,7 +118,7 @@ def test_other_caches_and_masks():
     model, batch = build("llava"), hosts.inputs("llava")
     with torch.no_grad(), prune(model, "random"):
         with pytest.raises(ValueError, match="`cache` must be a DynamicCache"):
-            model(**batch, cache=StaticCache(model.config, max_cache_len=64))
+            model(**batch, **{CACHE: StaticCache(model.config, max_cache_len=64)})
         with pytest.raises(ValueError, match="`attention_mask` must be"):
             model(**batch | {"attention_mask": batch["attention_mask"][:, :-1]})
 
@@ -126,16 +128,16 @@ def test_a_cache_continued_without_pruning():
     step = {"input_ids": torch.tensor([[5]])}
     with torch.no_grad():
         with prune(model, "random", keep={2: 0.5}) as pruner:
-            cache = model(**batch, use_cache=True).cache
-        model(**step, cache=cache)
+            cache = cache_of(model(**batch, use_cache=True))
+        model(**step, **{CACHE: cache})
         with pruner, pytest.raises(ValueError, match="continued without"):
-            model(**step, cache=cache)
+            model(**step, **{CACHE: cache})
 
 
 def test_a_cache_is_cropped_only_after_the_image():
     model, batch = build("llava"), hosts.inputs("llava", (1,))
     with torch.no_grad(), prune(model, "random", keep={2: 0.5}):
-        cache = model(**batch, use_cache=True).cache
+        cache = cache_of(model(**batch, use_cache=True))
     cache.crop(-2)
     with pytest.raises(ValueError, match="only text after the last image"):
         cache.crop(-15)

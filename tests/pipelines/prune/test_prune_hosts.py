@@ -4,12 +4,18 @@ import prune_hosts as hosts
 import pytest
 import torch
 from prune_runs import EVERY, HOST, METHODS, NEW, build, close, generate
+from transformers import LlamaModel
 
 from evaluators.token.baselines import RandomTokens
 from guidance.tokens.pruning import TokenPruning
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
 pytestmark = pytest.mark.usefixtures("inference")
+# Before transformers 5.23 a checkpointed layer that runs again runs its hooks again; this name came with 5.24.
+ONCE = pytest.mark.skipif(
+    not hasattr(LlamaModel, "activation_checkpointing_enable"), reason="hooks run once from transformers 5.23 on"
+)
 
 
 @EVERY
@@ -161,10 +167,10 @@ def test_half_precision():
         with prune(model, method, keep=keep) as pruner:
             out = generate(model, batch)
         assert pruner.last.kept and all(logits.isfinite().all() for logits in out.logits)
-        assert out.cache.layers[-1].keys.dtype == torch.bfloat16
+        assert cache_of(out).layers[-1].keys.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=ONCE)])
 def test_training_through_pruning(checkpointing):
     with torch.inference_mode(False):
         model, batch = hosts.build("llava"), hosts.inputs("llava")

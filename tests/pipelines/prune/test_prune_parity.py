@@ -8,9 +8,11 @@ import numpy as np
 import prune_hosts as hosts
 import pytest
 import torch
+from prune_runs import CACHE
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from guidance.tokens.presets import TOKEN_PRESETS
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
 OFFICIAL = json.loads((Path(__file__).parents[2] / "fixtures" / "transprune.json").read_text())
@@ -53,7 +55,7 @@ def ours(model, sequence):
     with torch.no_grad(), prune(model, pruning, positions="renumbered") as pruner:
         prompt = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=image)
         trace, mask = pruner.last, torch.ones(1, ids.shape[1] + 1)
-        step = model.model(input_ids=torch.tensor([[BEFORE + AFTER]]), attention_mask=mask, cache=prompt.cache)
+        step = model.model(input_ids=torch.tensor([[BEFORE + AFTER]]), attention_mask=mask, **{CACHE: cache_of(prompt)})
     return trace, prompt.last_hidden_state[0, -1], step.last_hidden_state[0, -1]
 
 

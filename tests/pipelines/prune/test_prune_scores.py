@@ -5,6 +5,7 @@ import functools
 import prune_hosts as hosts
 import pytest
 import torch
+from prune_runs import CACHE
 
 from evaluators.token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token.base import Embeddings
@@ -12,6 +13,7 @@ from evaluators.token.raters import RaterAttention, text_raters
 from evaluators.token.transition import TokenTransition
 from guidance.tokens.pruning import TokenPruning
 from pipelines.prune import attention as prune_attention
+from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -89,9 +91,9 @@ def test_attention_after_an_earlier_pruning_and_with_a_past(name):
     length, seen = ids.shape[1], turns[0]["input_ids"].shape[1]
     whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with prune(model, pruning) as pruner:
-        cache = model(**turns[0], use_cache=True).cache
+        cache = cache_of(model(**turns[0], use_cache=True))
         one = pruner.last
-        model(**turns[1] | {"attention_mask": whole["attention_mask"]}, cache=cache)
+        model(**turns[1] | {"attention_mask": whole["attention_mask"]}, **{CACHE: cache})
         two = pruner.last
     pixels = torch.cat([t["pixel_values"] for t in turns], int(name == "idefics3"))
     first, second = hosts.gone(one, length), hosts.gone(two, length - seen)

@@ -158,6 +158,7 @@ def test_all_matrices_but_embeddings_are_trained_by_muon(processor):
     assert matrices - by_muon == {name for name in matrices if "embed" in name}
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 def test_three_steps_save_what_the_auto_classes_load(tmp_path, monkeypatch):
     monkeypatch.setattr(train_lvlm, "build", small)
     arguments = ["--steps", "3", "--vision-steps", "1", "--batch-size", "2", "--test-questions", "6"]
