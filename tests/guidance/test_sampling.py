@@ -199,6 +199,16 @@ def test_guidance_that_leaves_everything_takes_the_scale_that_is_given():
     assert flow(plain_flow, Leave())[1].scales.unique().tolist() == [4.0]
 
 
+def test_a_run_may_start_in_the_middle():
+    scheduler = diffusers_flow()
+    sampling, x = GuidedSampling(Static(5.0), scheduler), randn(2, 4, 8, 8)
+    for t in scheduler.timesteps[2:]:
+        x = sampling.step(0.9 * x, x, x, t, guidance_scale=4.0)
+    levels = [float(sigma) for sigma in scheduler.sigmas[2:-1]]
+    expected = [sigma / ((1 - sigma) ** 2 + sigma**2) ** 0.5 for sigma in levels]
+    assert [step["noise_level"] for step in sampling.trace.steps] == pytest.approx(expected)
+
+
 # -------------------------------------------------------------------------------- for an engine with its own sampler
 
 
@@ -214,6 +224,15 @@ def test_an_engine_that_steps_itself_is_the_loop(kind):
         latents = scheduler.function(prediction, t, latents)
     assert torch.equal(latents, expected)
     same_trace(sampling.trace, other)
+
+
+def test_of_clean_latents_no_step_is_taken():
+    scheduler, x = plain_flow(), randn(3, 4, 8, 8)
+    scheduler.function = None
+    sampling = GuidedSampling(GreedySearch([hashed("denoised")], SCALES), scheduler)
+    for t in scheduler.timesteps:
+        assert sampling.combine(0.9 * x, x, x, t, guidance_scale=4.0).shape == x.shape
+    assert len(sampling.trace.steps) == STEPS
 
 
 @pytest.mark.parametrize("kind", ["noise", "feynman-kac"])
