@@ -47,7 +47,7 @@ def layout(shape: tuple[int, ...]) -> str:
 def verify(host: Any) -> dict[str, Any]:
     """Runs every check of a host; returns its row of the table."""
     checks = conformance("checks")
-    row = {"name": host.name, "state": FAILED, "layout": layout(host.shape), "shape": host.shape, "note": host.note}
+    row = {"name": host.name, "state": FAILED, "shape": host.shape, "note": host.note, "commit": commit()}
     try:
         pipe = host.make()
         row |= {"pipeline": type(pipe).__name__, "scheduler": type(pipe.scheduler).__name__}
@@ -55,7 +55,7 @@ def verify(host: Any) -> dict[str, Any]:
             row |= {"words": checks.is_refused(host), "state": REFUSED}
         else:
             checks.is_chosen(host)
-            row |= {"bit_identical": host.exact, "own_schedule": host.changes}
+            row |= {"layout": layout(host.shape), "bit_identical": host.exact, "own_schedule": host.changes}
             row["candidates_off_by"] = checks.candidates_are_steps(host)
             row |= {"noise": checks.searches(host), "state": SUPPORTED}
     except Exception as error:  # whatever it is, it is reported, and the other hosts are run
@@ -64,8 +64,8 @@ def verify(host: Any) -> dict[str, Any]:
     return row
 
 
-def measure(hosts: list[Any]) -> dict[str, Any]:
-    """Everything that ``--json`` prints."""
+def measure(hosts: list[Any]) -> list[dict[str, Any]]:
+    """The rows of `hosts`, each run."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -76,9 +76,14 @@ def measure(hosts: list[Any]) -> dict[str, Any]:
         rows.append(verify(host))
         if rows[-1]["state"] == FAILED:
             tqdm.write(f"{host.name}: {rows[-1]['words']}", file=sys.stderr)
+    return rows
+
+
+def report_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that ``--json`` prints."""
     versions = {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
-    return {"hosts": rows, "counts": counts, "hardware": hardware(), "commit": commit()} | versions
+    return {"hosts": rows, "counts": counts, "hardware": hardware()} | versions
 
 
 def result(row: dict[str, Any]) -> str:
@@ -99,7 +104,8 @@ def markdown(report: dict[str, Any]) -> str:
     by_state = {state: [row for row in report["hosts"] if row["state"] == state] for state in STATES}
     versions = ", ".join(f"{name} {report[name]}" for name in ("diffusers", "transformers", "torch"))
     counted = ", ".join(f"{len(rows)} {state}" for state, rows in by_state.items())
-    lines = [f"{len(report['hosts'])} hosts were run: {counted}. {versions}, commit {report['commit']}."]
+    commits = ", ".join(sorted({str(row["commit"]) for row in report["hosts"]}))
+    lines = [f"{len(report['hosts'])} hosts were run: {counted}. {versions}; commit {commits}."]
     if rows := by_state[SUPPORTED]:
         titles = ("host", "pipeline", "layout", "scheduler", "at one scale", "`NoiseSearch`", "note")
         cells = [
@@ -124,20 +130,22 @@ def markdown(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("benchmark hosts", __doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these hosts only; default all of them")
-    parser.add_argument("--kept", type=Path, metavar="FILE", help="what --json printed before; nothing is run")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these hosts; default all of them")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="what --json printed: no host is run but --only")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/hosts.md")
     args = parser.parse_args(argv)
+    hosts = conformance("hosts").HOSTS
+    if unknown := set(args.only or ()) - set(hosts):
+        parser.error(f"argument --only: there is no host {', '.join(sorted(unknown))}; there are {', '.join(hosts)}")
     if args.kept:
         report = json.loads(args.kept.read_text(encoding="utf-8"))
+        if args.only:  # in the place of what was kept of them
+            rows = {row["name"]: row for row in report["hosts"] if row["name"] in hosts}
+            rows |= {row["name"]: row for row in measure([hosts[name] for name in args.only])}
+            report = report_of([rows[name] for name in hosts if name in rows])
     else:
-        hosts = conformance("hosts").HOSTS
-        if unknown := set(args.only or ()) - set(hosts):
-            parser.error(
-                f"argument --only: there is no host {', '.join(sorted(unknown))}; there are {', '.join(hosts)}"
-            )
-        report = measure([host for host in hosts.values() if not args.only or host.name in args.only])
+        report = report_of(measure([host for host in hosts.values() if not args.only or host.name in args.only]))
     if args.json:
         print(json.dumps(report, indent=1))
     if args.markdown:
