@@ -84,6 +84,7 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
 
 def measure(prompts: list[str], only: list[str] | None, say: Callable[[str], None]) -> dict[str, Any]:
     """The report."""
+    code = commit()  # which may be another one when it is done
     pipe = TinyWorldPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"  # this one is as quick as a tiny one
@@ -113,7 +114,7 @@ def measure(prompts: list[str], only: list[str] | None, say: Callable[[str], Non
         if rival in correct and name not in (rival, "static"):
             rows[name]["minus_rival"] = {"of": rival} | paired_bootstrap((found["correct"] - correct[rival])[:, None])
         say(f"{name}: {rows[name]['accuracy']:.3f} right, {rows[name]['seconds_per_image']} s a picture")
-    return {"commit": commit(), "hardware": hardware(), "prompts": len(prompts), "steps": STEPS, "methods": rows}
+    return {"commit": code, "hardware": hardware(), "prompts": len(prompts), "steps": STEPS, "methods": rows}
 
 
 def main(argv: list[str] | None = None) -> int:
