@@ -73,7 +73,7 @@ def load_evaluators(wanted: Mapping[str, str | Path | None] | Iterable[str | Eva
     towers: dict[tuple[str, torch.dtype], OpenCLIPTower] = {}
 
     def load_tower(source: str | Path, name: str = "", dtype: torch.dtype = torch.float32) -> OpenCLIPTower:
-        key = str(source), dtype
+        key = str(Path(source).resolve() if Path(source).is_dir() else source), dtype
         if key not in towers:
             towers[key] = OpenCLIPTower.from_pretrained(source, name or OpenCLIPScore.name, dtype=dtype)
         return towers[key]

@@ -24,9 +24,9 @@ class LRM(nn.Module):
 
     The bars are means over the area: of the last layer of each down block, before it halves the size, and of the middle
     block with the prompt and without. Trained on Pick-a-Pic at the timesteps 1, 51, …, 951, of which the nearest by
-    noise is told to it. Latents of Stable Diffusion 1.5's VAE, or XL's. It costs two passes of half that denoiser for
-    each candidate, so it is asked at every fifth step. Weights: ``casiatao/LRM`` on the hub; its code is MIT, the
-    licence of the weights is on its card.
+    noise is told to it. Latents of Stable Diffusion 1.5's VAE, or XL's. For each candidate it costs 0.33 (XL: 0.43) of
+    the FLOPs of a step of that denoiser, so it is asked at every fifth. Weights: ``casiatao/LRM`` on the hub; its code
+    is MIT, the licence of the weights is on its card.
 
     Args:
         unet: a diffusers ``UNet2DConditionModel``; its other half is dropped.

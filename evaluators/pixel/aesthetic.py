@@ -58,8 +58,8 @@ class Aesthetic(PixelEvaluator):
         which is not read.
 
         Args:
-            tower: what `OpenCLIPTower.from_pretrained` takes, or one that is loaded; by default `source`, if it is a
-                folder that holds one too, else OpenAI's by the head's width and file name.
+            tower: what `OpenCLIPTower.from_pretrained` takes, or one that is loaded; by default the one beside the
+                head, if there is one, else OpenAI's by the head's width and file name.
             load_tower: of the same, in its place.
 
         Raises:
@@ -74,7 +74,7 @@ class Aesthetic(PixelEvaluator):
         if tower is None:
             small = "ViT-B-16/openai" if "16" in path.name else "ViT-B-32/openai"
             tower = "ViT-L-14/openai" if width == 768 else small
-            tower = source if (Path(source).expanduser() / "open_clip_config.json").is_file() else tower
+            tower = path.parent if (path.parent / "open_clip_config.json").is_file() else tower
         if not isinstance(tower, OpenCLIPTower):
             tower = load_tower(tower, name=cls.name, dtype=dtype)
         with loading(cls.name, source):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import small_judges
 from diffusers import AutoencoderTiny
 from PIL import Image
 from small_lvlm import lvlm_weights
@@ -35,8 +36,27 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture(scope="session")
+def judges(tmp_path_factory):
+    """The checkpoints of judges of pictures."""
+    root = tmp_path_factory.mktemp("judges")
+    tower = small_judges.save_open_clip(root / "open_clip")
+    v1, v2 = "sa_0_4_vit_b_32_linear.pth", "sac+logos+ava1-l14-linearMSE.pth"
+    return {
+        "ViT-B-32/openai": tower,
+        "ViT-L-14/openai": tower,
+        f'{v1}"': f'{small_judges.save_head(tower / v1, small_judges.WIDTH, v2=False)}"',
+        f'{v2}"': f'{small_judges.save_head(tower / v2, small_judges.WIDTH, v2=True)}"',
+        "hf-hub:timm/ViT-B-16-SigLIP": small_judges.save_siglip(root / "siglip"),
+        "yuvalkirstain/PickScore_v1": small_judges.save_pickscore(root / "pickscore"),
+        "xswu/HPSv2": small_judges.save_hps(root / "hps/HPS_v2.1_compressed.pt").parent,
+        "THUDM/ImageReward": small_judges.save_image_reward(root / "image_reward"),
+        "casiatao/LRM/lrm_sd15": small_judges.save_lrm(root / "lrm"),
+    }
+
+
 @pytest.fixture
-def parts(tmp_path, lvlm_weights):
+def parts(tmp_path, lvlm_weights, judges):
     """The other checkpoints that pages name: id to folder."""
     decoder, pixel_clip = tmp_path / "taesdxl", tmp_path / "clip"
     blocks = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
@@ -49,11 +69,12 @@ def parts(tmp_path, lvlm_weights):
     CLIPModel(config).save_pretrained(pixel_clip)
     image_processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     CLIPProcessor(image_processor, clip.tokenizer).save_pretrained(pixel_clip)
-    return {
-        "madebyollin/taesdxl": decoder,
-        "openai/clip-vit-base-patch32": pixel_clip,
-        "llava-hf/llava-1.5-7b-hf": lvlm_weights / "lvlm",
-    }
+    with small_judges.named("ViT-H-14"):
+        yield judges | {
+            "madebyollin/taesdxl": decoder,
+            "openai/clip-vit-base-patch32": pixel_clip,
+            "llava-hf/llava-1.5-7b-hf": lvlm_weights / "lvlm",
+        }
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name)

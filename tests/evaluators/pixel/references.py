@@ -50,7 +50,7 @@ def eight_bits(image):
 
 def head(x, file):
     """LAION's v1 or v2 on embeddings ``(n, width)``."""
-    state, x = torch.load(file), F.normalize(x, dim=-1)
+    state, x = torch.load(file, map_location="cpu"), F.normalize(x, dim=-1)
     for place in ("layers.0.", "layers.2.", "layers.4.", "layers.6.", "layers.7.") if "weight" not in state else ("",):
         x = x @ state[f"{place}weight"].T + state[f"{place}bias"]
     return x[:, 0]
