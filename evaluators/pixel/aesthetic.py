@@ -13,6 +13,7 @@ from .open_clip import OpenCLIPTower
 
 PREFIX = re.compile(r"^(layers|predictor)\.")
 TOWER = re.compile(r"^(vision_model|visual_projection)\.")
+OF_B_16 = re.compile(r"vit_b_16|vit-base-patch16")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -59,7 +60,7 @@ class Aesthetic(PixelEvaluator):
 
         Args:
             tower: what `OpenCLIPTower.from_pretrained` takes, or one that is loaded; by default the one beside the
-                head, if there is one, else OpenAI's by the head's width and file name.
+                head, if there is one, else OpenAI's by the head's width and name.
             load_tower: of the same, in its place.
 
         Raises:
@@ -72,7 +73,7 @@ class Aesthetic(PixelEvaluator):
             head = cls.make_head(width)
             fill(head, state)
         if tower is None:
-            small = "ViT-B-16/openai" if "16" in path.name else "ViT-B-32/openai"
+            small = "ViT-B-16/openai" if OF_B_16.search(f"{source} {path.name}") else "ViT-B-32/openai"
             tower = "ViT-L-14/openai" if width == 768 else small
             tower = path.parent if (path.parent / "open_clip_config.json").is_file() else tower
         if not isinstance(tower, OpenCLIPTower):

@@ -87,17 +87,25 @@ def test_a_tower_in_another_precision_or_with_gradients_looks_again(published, c
     assert counted == [2] * 5 and torch.allclose(first, again, atol=0.05 * float(first.abs().max()))
 
 
-@pytest.mark.parametrize("file, model", [("b_32", "ViT-B-32"), ("b_16", "ViT-B-16"), ("l_14", "ViT-L-14")])
+@pytest.mark.parametrize(
+    "file, model",
+    [
+        ("sa_0_4_vit_b_32_linear.pth", "ViT-B-32"),
+        ("sa_0_4_vit_b_16_linear.pth", "ViT-B-16"),
+        ("sa_0_4_vit_l_14_linear.pth", "ViT-L-14"),
+        ("aesthetics-predictor-v1-vit-base-patch32/pytorch_model.bin", "ViT-B-32"),
+        ("aesthetics-predictor-v1-vit-base-patch16/pytorch_model.bin", "ViT-B-16"),
+    ],
+)
 def test_the_tower_of_a_head_is_openais_of_its_size(tmp_path, file, model):
-    width = 768 if file == "l_14" else 512
-    small_judges.save_head(tmp_path / f"sa_0_4_vit_{file}_linear.pth", width, v2=False)
-    tower = OpenCLIPTower.from_pretrained(
-        small_judges.save_open_clip(tmp_path / "tower", small_judges.CLIP | {"embed_dim": width})
-    )
-    asked = []
-    judge = Aesthetic.from_pretrained(tmp_path, load_tower=lambda s, **kwargs: (asked.append(s), tower)[1])
+    width = 768 if "l_14" in file else 512
+    path = small_judges.save_head(tmp_path / file, width, v2=False)
+    folder = small_judges.save_open_clip(tmp_path / "tower", small_judges.CLIP | {"embed_dim": width})
+    tower, asked = OpenCLIPTower.from_pretrained(folder), []
+    judge = Aesthetic.from_pretrained(path.parent, load_tower=lambda s, **kwargs: (asked.append(s), tower)[1])
     assert asked == [f"{model}/openai"] and judge.tower is tower
-    assert Aesthetic.from_pretrained(tmp_path, tower=tower).tower is tower
+    assert Aesthetic.from_pretrained(path, tower=tower).tower is tower
+    assert Aesthetic.from_pretrained(path, tower=folder).tower.width == width
 
 
 def test_heads_in_the_format_of_transformers(published, tmp_path, load):
