@@ -140,7 +140,8 @@ class OfCleanLatents(Formula):
         self.affine = not guidance_rescale
 
     def __call__(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
-        uncond, cond = (self.latents - velocity * self.sigma for velocity in (pred_uncond, pred_cond))
+        # LTX-2 reads them in float32, whatever its transformer runs in.
+        uncond, cond = (self.latents - velocity.float() * self.sigma for velocity in (pred_uncond, pred_cond))
         guided = cond + times(scale - 1, cond - uncond)
         if self.guidance_rescale:
             from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
@@ -150,6 +151,23 @@ class OfCleanLatents(Formula):
             clean, holds = self.given
             guided = (guided * (1 - holds) + clean * holds).to(guided.dtype)
         return (self.latents - guided) / self.sigma
+
+
+class OfCleanPictures(Formula):
+    """``u + s (c - u)`` of predictions of the clean picture, and a velocity again (PRX on pixels).
+
+    Args:
+        latents: before the step.
+        share: what is noise in them, which a velocity is divided by.
+        dtype: of the predictions, in which they become one.
+    """
+
+    def __init__(self, latents: torch.Tensor, share: torch.Tensor, dtype: torch.dtype) -> None:
+        self.latents, self.share, self.dtype = latents, share, dtype
+
+    def __call__(self, pred_uncond: Prediction, pred_cond: Prediction, scale: torch.Tensor) -> Prediction:
+        uncond, cond = ((self.latents - velocity * self.share).to(self.dtype) for velocity in (pred_uncond, pred_cond))
+        return (self.latents - super().__call__(uncond, cond, scale)) / self.share
 
 
 class WithReference(Formula):

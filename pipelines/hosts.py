@@ -20,6 +20,7 @@ from .formulas import (
     FromConditional,
     NormLimited,
     OfCleanLatents,
+    OfCleanPictures,
     TokenFloored,
     TokenLimited,
     TokenRenormalised,
@@ -49,6 +50,7 @@ from .layouts import (
     patches,
     place_by_place,
     preconditioned,
+    share_of_noise,
     unpacked,
     velocity,
     with_given,
@@ -229,7 +231,12 @@ HOSTS = {
     "NucleusMoE": Host(formula=lambda pipe, known: TokenRenormalised(), unpack=patches(2)),
     "OmniGen": Host(three=omnigen),
     "OvisImage": Host(unpack=patches(2)),
-    "PRXPixel": Host(read=velocity),
+    "PRXPixel": Host(
+        formula=lambda pipe, known: OfCleanPictures(
+            known["latents"], share_of_noise(pipe, known), pipe.transformer.dtype
+        ),
+        read=velocity,
+    ),
     "QwenImage": Host(formula=lambda pipe, known: TokenRenormalised(), unpack=patches(2)),
     "QwenImage21": Host(unpack=patches(1), read=last_tokens),
     "QwenImageLayered": Host(formula=renormalised_if("cfg_normalize"), unpack=layers),

@@ -175,8 +175,12 @@ def unpacked(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Te
 
 def velocity(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """The denoiser predicts the clean picture (PRX on pixels)."""
-    share = torch.clamp(known["t"].float() / pipe.scheduler.config.num_train_timesteps, min=0.05)
-    return (sample - prediction) / share
+    return (sample.float() - prediction.float()) / share_of_noise(pipe, known)
+
+
+def share_of_noise(pipe: Any, known: Known) -> torch.Tensor:
+    """As PRX on pixels takes it of a timestep."""
+    return torch.clamp(known["t"].float() / pipe.scheduler.config.num_train_timesteps, min=0.05)
 
 
 def preconditioned(pipe: Any, known: Known, prediction: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:

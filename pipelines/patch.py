@@ -11,6 +11,10 @@ import torch
 SHARED = ("img_ids", "txt_ids", "image_rotary_emb", "visual_rope_pos")
 # And those that may have several rows for each sample: one for each frame (AnimateDiff).
 REPEATED = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
+# Those whose rows come second: one for each layer of an encoder before them (HiDream).
+SECOND = ("encoder_hidden_states_llama3",)
+# Those that remember all rows from step to step.
+CACHES = ("kv_cache", "kv_caches")
 
 
 def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
@@ -38,21 +42,40 @@ def patch(owner: Any, name: str, replacement: Callable) -> Callable[[], None]:
     return undo
 
 
-def take_rows(value: Any, rows: int, keep: torch.Tensor, repeated: bool = False) -> Any:
-    """`value`, an argument of a denoiser called with so many `rows`, for the rows `keep` alone. Where it may be
-    `repeated`, so many neighbouring rows belong to each."""
+def take_rows(value: Any, rows: int, keep: torch.Tensor, listed: bool = False, repeated: bool = False) -> Any:
+    """`value`, an argument of a denoiser called with so many `rows`, for the rows `keep` alone.
+
+    Args:
+        listed: whether the rows come as a list, so that every list as long holds one for each, whatever it is.
+        repeated: whether so many neighbouring rows may belong to each.
+    """
     if isinstance(value, torch.Tensor):
         if value.ndim and (value.shape[0] == rows or (repeated and value.shape[0] % rows == 0)):
             return value.unflatten(0, (rows, -1))[keep.to(value.device)].flatten(0, 1)
         return value
     if isinstance(value, dict):
-        return {k: v if k in SHARED else take_rows(v, rows, keep, k in REPEATED) for k, v in value.items()}
+        return {name: take_named(name, inner, rows, keep, listed) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         batched = all(isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == rows for v in value)
-        if len(value) == rows and not batched:
+        if len(value) == rows and (listed or not batched):
             return type(value)(value[i] for i in keep.tolist())
-        return type(value)(take_rows(v, rows, keep, repeated) for v in value)
+        return type(value)(take_rows(v, rows, keep, listed, repeated) for v in value)
     return value
+
+
+def take_named(name: str, value: Any, rows: int, keep: torch.Tensor, listed: bool) -> Any:
+    """The same of an argument of this name."""
+    if name in SHARED:
+        return value
+    if name in SECOND and isinstance(value, torch.Tensor):
+        return value[:, keep.to(value.device)]
+    return take_rows(value, rows, keep, listed, name in REPEATED)
+
+
+def remembers(module: Any, arguments: dict[str, Any], needed: torch.Tensor) -> bool:
+    """Whether `module` keeps from step to step what no `needed` rows ``(rows,)`` alone can be brought together with."""
+    cached = any(arguments.get(name) is not None for name in CACHES) and bool(needed.any())
+    return cached or bool(getattr(module, "is_cache_enabled", False))
 
 
 def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

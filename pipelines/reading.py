@@ -6,6 +6,7 @@ the scale is kept); what explains the pipeline's own prediction holds, and every
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -158,7 +159,8 @@ def stated_scales(pipe: Any, known: Known, sources: tuple[Source, ...] | None = 
     every = [("local", name) for name in LOCALS] + [("attribute", name) for name in ATTRIBUTES]
     said = {}
     for kind, name in [*every, ("guider", "guidance_scale")] if sources is None else sources:
-        value = known.get(name) if kind == "local" else getattr(holders[kind], name, None)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value: Any = known.get(name) if kind == "local" else getattr(holders[kind], name, None)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's, too
+        if is_number or (isinstance(value, torch.Tensor) and value.numel() == 1):
             said[kind, name] = float(value)
     return said

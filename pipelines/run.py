@@ -24,7 +24,7 @@ from . import tap
 from .caller import calling_frame, known_to, outside
 from .formulas import WithReference
 from .hosts import Known, denoisers, host_of
-from .patch import named, row_shape, take_rows
+from .patch import named, remembers, row_shape, take_rows
 from .reading import FOREIGN, Reading, read, split, stated_scales, tensor_of
 
 OFF = (
@@ -75,6 +75,7 @@ class Run:
         self.skipped: torch.Tensor | None = None
         # Of each pass of a step, the last that ran whole: the shape of a row of what it took, and what it returned.
         self.whole: dict[int, tuple[tuple[int, ...], Any]] = {}
+        self.calls = 0  # of the denoiser, in which the last guided step made its passes
         self.begun = False
         self.three: WithReference | None = None
         self.suspect: list[torch.Tensor] = []  # of each step: whether the pipeline's prediction was not as read
@@ -181,19 +182,20 @@ class Run:
     ) -> Any:
         """The denoiser on the rows that this step needs, zeros for the others."""
         call = inspect.signature(getattr(module, "_orig_mod", module).forward).bind(*args, **kwargs)
-        first = next(iter(call.arguments.values()))
-        taken, returned = self.whole[len(self.outputs)]
-        rows = len(first)
-        needed = self.needed(rows, skip)
+        rows, place = len(first := next(iter(call.arguments.values()))), len(self.outputs)
+        needed = self.needed(rows, skip) if place in self.whole else None
+        if needed is None:
+            return stock(*args, **kwargs)
+        taken, returned = self.whole[place]
         # Zeros cannot stand for what comes besides (LTX-2's sound), nor where latents are no longer of their shape.
         alone = not isinstance(returned, (tuple, list)) or len(returned) == 1
-        if needed is None or not alone or row_shape(first) != taken:
+        if not alone or row_shape(first) != taken or remembers(module, call.arguments, needed):
             return stock(*args, **kwargs)
         self.skipped, keep = skip, needed.nonzero()[:, 0]
         like = tensor_of(returned)
         zeros = torch.zeros((rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
         if len(keep):
-            call.arguments.update(take_rows(call.arguments, rows, keep))
+            call.arguments.update(take_rows(call.arguments, rows, keep, isinstance(first, (tuple, list))))
             zeros[keep.to(zeros.device)] = tensor_of(stock(*call.args, **call.kwargs))
         output: Any = list(zeros) if isinstance(returned[0], (tuple, list)) else zeros
         return (output,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=output)
@@ -204,7 +206,7 @@ class Run:
         both = [~skip, torch.ones_like(skip)]
         if rows == 2 * len(skip):
             return torch.cat(both[::-1] if self.reading.swapped else both)
-        is_uncond = len(self.outputs) == (0 if self.reading.swapped else 1)
+        is_uncond = self.calls == 2 and len(self.outputs) == (0 if self.reading.swapped else 1)
         return ~skip if rows == len(skip) and is_uncond else None
 
     # ------------------------------------------------------------------------------------------------ the scheduler
@@ -229,6 +231,7 @@ class Run:
             self.traces.append(sampling.trace)
         own_scale = 1.0
         if predictions is not None:
+            self.calls = len(outputs)
             own_scale, predictions = self.own_guidance(arguments["model_output"], predictions)
         skipped, self.skipped = self.skipped, None
         return sampling.take(stock, arguments, predictions, own_scale, skipped)
