@@ -22,9 +22,9 @@ from guidance.schedulers import check_supported
 
 from .formulas import FromConditional, OfCleanLatents, TokenRenormalised
 from .hosts import Known, host_of
-from .patch import patch
+from .patch import named, patch
 from .reading import Reading
-from .run import UNSEEN, named
+from .run import UNSEEN
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FOREIGN = "{} makes of its guider's prediction what is not known here, so it cannot be replaced."
@@ -136,7 +136,7 @@ class OnlineGuider(ClassifierFreeGuidance):
             self.undo, call = None, asked_by()
             if not self.belongs(call):
                 return stock(*args, **kwargs)
-            return self.on_step(stock, named(stock, args, kwargs), raw, call)
+            return self.on_step(stock, named(self.scheduler, args, kwargs), raw, call)
 
         undo = self.undo = patch(self.scheduler, "step", on_step)
         return output

@@ -72,15 +72,19 @@ def take_named(name: str, value: Any, rows: int, keep: torch.Tensor, listed: boo
     return take_rows(value, rows, keep, listed, name in REPEATED)
 
 
-def remembers(module: Any, arguments: dict[str, Any], needed: torch.Tensor) -> bool:
-    """Whether `module` keeps from step to step what no `needed` rows ``(rows,)`` alone can be brought together with."""
-    cached = any(arguments.get(name) is not None for name in CACHES) and bool(needed.any())
-    return cached or bool(getattr(module, "is_cache_enabled", False))
+def indivisible(module: Any, call: inspect.BoundArguments, needed: torch.Tensor) -> bool:
+    """Whether a `call` of `module` must run whole, though only the `needed` rows ``(rows,)`` are wanted: it remembers
+    all of them from step to step, or has arguments without names."""
+    nameless = any(p.kind is p.VAR_POSITIONAL and p.name in call.arguments for p in call.signature.parameters.values())
+    cached = any(call.arguments.get(name) is not None for name in CACHES) and bool(needed.any())
+    return nameless or cached or bool(getattr(module, "is_cache_enabled", False))
 
 
-def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `stock`, by name."""
-    arguments = dict(inspect.signature(stock).bind(*args, **kwargs).arguments)
+def named(scheduler: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of ``scheduler.step``, by the names that its class gives them: what stands in its place
+    on the instance may take anything."""
+    bound = inspect.signature(type(scheduler).step).bind(scheduler, *args, **kwargs).arguments
+    arguments = dict(list(bound.items())[1:])
     return arguments | arguments.pop("kwargs", {})
 
 

@@ -24,7 +24,7 @@ from . import tap
 from .caller import calling_frame, known_to, outside
 from .formulas import WithReference
 from .hosts import Known, denoisers, host_of
-from .patch import named, remembers, row_shape, take_rows
+from .patch import indivisible, named, row_shape, take_rows
 from .reading import FOREIGN, Reading, read, split, stated_scales, tensor_of
 
 OFF = (
@@ -182,14 +182,14 @@ class Run:
     ) -> Any:
         """The denoiser on the rows that this step needs, zeros for the others."""
         call = inspect.signature(getattr(module, "_orig_mod", module).forward).bind(*args, **kwargs)
-        rows, place = len(first := next(iter(call.arguments.values()))), len(self.outputs)
+        rows, place = len(first := args[0] if args else next(iter(kwargs.values()))), len(self.outputs)
         needed = self.needed(rows, skip) if place in self.whole else None
         if needed is None:
             return stock(*args, **kwargs)
         taken, returned = self.whole[place]
         # Zeros cannot stand for what comes besides (LTX-2's sound), nor where latents are no longer of their shape.
         alone = not isinstance(returned, (tuple, list)) or len(returned) == 1
-        if not alone or row_shape(first) != taken or remembers(module, call.arguments, needed):
+        if not alone or row_shape(first) != taken or indivisible(module, call, needed):
             return stock(*args, **kwargs)
         self.skipped, keep = skip, needed.nonzero()[:, 0]
         like = tensor_of(returned)
@@ -216,7 +216,7 @@ class Run:
         frame = calling_frame(self.pipe, TO_SCHEDULER)
         if frame is None or self.passive:
             return stock(*args, **kwargs)
-        arguments = named(stock, args, kwargs)
+        arguments = named(self.pipe.scheduler, args, kwargs)
         self.known = known_to(frame, self.pipe)
         sample = arguments["sample"]
         outputs, self.outputs = self.outputs, []
