@@ -1,5 +1,6 @@
 """Prompts with their categories, from a file or a data set of the hub."""
 
+import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ def read(source: str) -> list[Prompt]:
         raise ValueError(f"{source!r} is neither a file nor the id of a data set (owner/name or owner/name:split)")
     try:
         if path.suffix.lower() == ".txt" and path.is_file():
-            rows = [(line, "") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            rows = [(line, "") for line in lines(path)]
         else:
             rows = _rows(_table(path) if path.is_file() else _data_set(source), source)
     except (OSError, ValueError) as error:
@@ -47,6 +48,16 @@ def read(source: str) -> list[Prompt]:
     return list(prompts.values())
 
 
+def lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text. A line ends where one ends in an editor: `str.splitlines` would also split at U+0085
+    and U+2028, which stand inside of text that was copied from elsewhere.
+
+    Raises:
+        OSError, ValueError: it cannot be read as such.
+    """
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
 def _table(path: Path) -> Any:
     import pandas as pd
 
@@ -55,8 +66,37 @@ def _table(path: Path) -> Any:
         return pd.read_parquet(path)
     if kind == ".jsonl":
         return pd.read_json(path, lines=True, dtype=False)
-    # A prompt may be the word "null".
-    return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
+    (_, header), *rows = _cells(path, kind) or [(1, [])]
+    for line, row in rows:
+        if len(row) != len(header):  # pandas would take the first cells of a longer row for its name
+            hint = ""
+            if kind == ".csv":
+                hint = "; a cell with a comma stands in quotation marks, and one of these is doubled there (RFC 4180)"
+            raise ValueError(f"line {line} has {len(row)} cells and the header {len(header)}{hint}")
+    return pd.DataFrame([row for _, row in rows], columns=header, dtype=str)
+
+
+def _cells(path: Path, kind: str) -> list[tuple[int, list[str]]]:
+    """The rows of a table that are not empty, each with the line that it begins on."""
+    # Tabs need no quotation marks, and PartiPrompts has cells that begin with a quoted word.
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "delimiter": "\t"} if kind == ".tsv" else {"strict": True}
+    rows, line = [], 1
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, **options)
+        try:
+            for row in reader:
+                if row:
+                    rows.append((line, [_unquoted(cell) for cell in row] if kind == ".tsv" else row))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"line {line}: {error}; quotation marks inside a cell are doubled (RFC 4180)") from None
+    return rows
+
+
+def _unquoted(cell: str) -> str:
+    """A cell that some program put into quotation marks as a whole, without them."""
+    whole = re.fullmatch(r'"((?:[^"]|"")*)"', cell)
+    return whole[1].replace('""', '"') if whole else cell
 
 
 def _data_set(source: str) -> Any:

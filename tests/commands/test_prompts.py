@@ -16,16 +16,49 @@ def test_text(tmp_path):
     assert read(str(file)) == [Prompt("un cœur rouge"), Prompt("a star")]
 
 
+def test_a_line_ends_where_an_editor_ends_it(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_bytes("a fox\u2028in the snow\r\na cat\u0085\x0bon a mat\ra dog\n".encode())
+    assert read(str(file)) == [Prompt("a fox\u2028in the snow"), Prompt("a cat\u0085\x0bon a mat"), Prompt("a dog")]
+
+
 def test_parti_prompts(tmp_path):
     file = tmp_path / "PartiPrompts.tsv"
-    file.write_text('Prompt\tCategory\tChallenge\tNote\nnull\tAbstract\tBasic\tx\na "b", c\tArts\tImagination\t\n')
-    assert read(str(file)) == [Prompt("null", "Abstract"), Prompt('a "b", c', "Arts")]
+    cells = [["null", "Abstract", "Basic", "x"], ['a "b", c', "Arts", "Imagination", ""]]
+    cells += [['"G I G" in chalk', "Arts", "", ""], ['"a ""quoted"" fox"', "Arts", "", '"']]
+    file.write_text("".join("\t".join(row) + "\n" for row in [["Prompt", "Category", "Challenge", "Note"], *cells]))
+    expected = [Prompt("null", "Abstract"), Prompt('a "b", c', "Arts"), Prompt('"G I G" in chalk', "Arts")]
+    assert read(str(file)) == [*expected, Prompt('a "quoted" fox', "Arts")]
 
 
 def test_draw_bench(tmp_path):
     file = tmp_path / "drawbench.csv"
     file.write_text("Prompts,Category\n\"A red car, parked.\",Colors\nA sign that says 'Hi'.,Text\n")
     assert read(str(file)) == [Prompt("A red car, parked.", "Colors"), Prompt("A sign that says 'Hi'.", "Text")]
+
+
+def test_a_cell_over_two_lines_and_empty_lines(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text('prompt,category\n\n"a ""red"" fox,\nrunning",x\n\na cat,\n')
+    assert read(str(file)) == [Prompt('a "red" fox,\nrunning', "x"), Prompt("a cat")]
+
+
+UNQUOTED = {
+    "prompt\na fox, red\na cat, blue\n": "line 2 has 2 cells and the header 1",
+    'prompt,category\n\n"a\nb",x\na fox, red,x\n': "line 5 has 3 cells and the header 2",
+    "prompt,category\na fox\n": "line 2 has 1 cells and the header 2",
+    'prompt\na fox\n"Hi" on a sign\n': "line 3: ",
+    'prompt\n"a fox\na cat\n': "line 2: ",
+}
+
+
+@pytest.mark.parametrize("text", UNQUOTED)
+def test_a_row_that_is_not_as_the_header_is_an_error_with_its_line(tmp_path, text):
+    """Else a part of a prompt would be drawn, or its category."""
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(ValueError, match=UNQUOTED[text]) as error:
+        read(str(tmp_path / "p.csv"))
+    assert "RFC 4180" in str(error.value)
 
 
 @pytest.mark.parametrize(
