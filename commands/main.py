@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from .parser import COMMAND
+from .parser import COMMAND, stop
 
 COMMANDS = {
     "generate": ("demos.generate", "pictures, each with the guidance schedule that made it"),
@@ -100,4 +100,7 @@ def run(name: str, arguments: list[str]) -> None:
         if error.name != module.split(".")[0]:
             raise
         fail(f"`{COMMAND} {name}` runs from a checkout: {error.name} is not installed with the package")
-    command.main(arguments)
+    try:
+        command.main(arguments)
+    except KeyboardInterrupt:
+        stop("stopped")

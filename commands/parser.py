@@ -2,10 +2,18 @@
 
 import argparse
 import re
+import sys
 import textwrap
 from typing import Any, NoReturn
 
 COMMAND = "online-guidance"
+INTERRUPTED = 130  # exit code after Ctrl-C, as that of a shell
+
+
+def stop(message: str) -> NoReturn:
+    """Ends after Ctrl-C, with one line."""
+    print(f"\n{message}", file=sys.stderr)  # the terminal has ^C, or a bar, on its line
+    raise SystemExit(INTERRUPTED)
 
 
 class Parser(argparse.ArgumentParser):

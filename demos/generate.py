@@ -5,24 +5,30 @@
     online-guidance generate "a fox" --model stabilityai/stable-diffusion-xl-base-1.0
     online-guidance generate 'a sign saying "go"' --model my_sd3 --evaluators open_clip,ocr
 
-Writes ``000_<prompt>.png``, ``…_schedule.png`` and ``…_trace.json`` for every picture. Image i of a prompt starts from
-seed + i, whatever else is made with it: ``--seed 3`` alone gives the fourth picture of ``--seed 0 --num-images 4``.
+Writes ``000_<prompt>_seed0.png``, ``…_schedule.png`` and ``…_trace.json`` for every picture, numbered on from what the
+folder holds: nothing there is written over. Image i of a prompt starts from seed + i, whatever else is made with it:
+``--seed 3`` alone gives the fourth picture of ``--seed 0 --num-images 4``.
 """
 
 import argparse
 import inspect
 import json
 import logging
+import os
 import re
+import sys
 import tempfile
+import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
 import tinyworld
 from commands.arguments import SCHEDULES, SEARCHES, evaluators, model, positive, scale, scales, seed
-from commands.parser import Parser
+from commands.parser import Parser, stop
+from commands.prompts import ENDINGS, lines
 
-from . import panel
+from . import cut, panel
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
@@ -35,12 +41,14 @@ def read_prompts(parser: Parser, args: argparse.Namespace) -> list[str]:
     if args.prompts is None:
         if not all(prompt.strip() for prompt in args.prompt):
             parser.error(f"argument prompt: must not be blank, got {args.prompt!r}")
+        for prompt in args.prompt:  # it would be drawn as text
+            if os.path.isfile(prompt) or (prompt.lower().endswith(ENDINGS) and not re.search(r"\s", prompt)):
+                parser.error(f"argument prompt: {prompt!r} is the name of a file; prompts in it are read by --prompts")
         return args.prompt
     try:
-        lines = Path(args.prompts).read_text(encoding="utf-8-sig").splitlines()
+        prompts = [line.strip() for line in lines(Path(args.prompts)) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"argument --prompts: {args.prompts!r} cannot be read as UTF-8 text: {error}")
-    prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         parser.error(f"argument --prompts: {args.prompts!r} holds no prompt")
     return prompts
@@ -178,8 +186,44 @@ def save(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[P
 
 
 def slug(prompt: str, length: int) -> str:
-    """`prompt` as the beginning of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:length].strip("-") or "image"
+    """`prompt` as a part of a file name: letters of any script, and digits; at most `length` bytes."""
+    text = unicodedata.normalize("NFC", prompt.lower())
+    kept = "".join(letter if unicodedata.category(letter)[0] in "LMN" else "-" for letter in text)
+    return re.sub("-+", "-", kept).encode()[:length].decode(errors="ignore").strip("-") or "image"
+
+
+def claim(folder: Path, name: str) -> Path:
+    """The path ``NNN_name`` with a number after all in `folder`, whose picture is made there, empty: what runs beside
+    this finds it taken."""
+    numbers = [int(found[1]) for file in folder.iterdir() if (found := re.match(r"(\d+)_", file.name))]
+    number = max(numbers, default=-1) + 1
+    while True:
+        stem = folder / f"{number:03d}_{name}"
+        try:
+            stem.with_name(f"{stem.name}.png").open("xb").close()
+            return stem
+        except FileExistsError:
+            number += 1
+
+
+def keep(folder: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
+    """Writes what is kept of a picture, all of it or nothing; returns the paths.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    stem = claim(folder, f"{slug(settings['prompt'], 60)}_seed{settings['seed']}")
+    paths = [stem.with_name(stem.name + ending) for ending in (".png", "_schedule.png", "_trace.json")]
+    try:
+        save(stem, image, trace, settings)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # of the prompt, which the file's name says too
+            trace.plot(paths[1])
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return paths
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -202,19 +246,25 @@ def main(argv: list[str] | None = None) -> None:
         "dtype": args.dtype,
     }
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]
-    for first in range(0, len(jobs), args.batch_size):
-        prompts, seeds = zip(*jobs[first : first + args.batch_size], strict=True)
-        try:
+    if said := cut.warning(pipe, args.prompt):
+        print(said, file=sys.stderr)
+    made = 0
+    try:
+        for first in range(0, len(jobs), args.batch_size):
+            prompts, seeds = zip(*jobs[first : first + args.batch_size], strict=True)
             images, trace = denoise(pipe, guidance, list(prompts), list(seeds), args.steps)
-        except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
-            args.error(str(error))
-        for row, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
-            stem = args.out / f"{first + row:03d}_{slug(prompt, 60)}"
-            sample = trace.sample(row)
-            picture, scores = save(stem, images[row], sample, {"prompt": prompt, "seed": number} | settings)
-            plot = stem.with_name(f"{stem.name}_schedule.png")
-            sample.plot(plot)
-            print(picture, plot, scores, sep="\n")
+            for row, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
+                print(
+                    *keep(args.out, images[row], trace.sample(row), {"prompt": prompt, "seed": number} | settings),
+                    sep="\n",
+                )
+                made += 1
+    except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
+        args.error(str(error))
+    except OSError as error:  # a full disk
+        args.error(f"argument --out: {error}, after {made} of {len(jobs)} pictures")
+    except KeyboardInterrupt:
+        stop(f"stopped after {made} of {len(jobs)} pictures")
 
 
 if __name__ == "__main__":

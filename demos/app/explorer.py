@@ -29,7 +29,7 @@ def prompts_of(text: Any, categories: Any, each: Any, seed: int) -> list[tuple[s
     Raises:
         ValueError: there are none, or too many.
     """
-    lines = [prompt(line) for line in str(text or "").splitlines() if line.strip()]
+    lines = [prompt(line) for line in str(text or "").split("\n") if line.strip()]
     if len(lines) > MAX_PROMPTS:
         raise ValueError(f"Prompts must be at most {MAX_PROMPTS}, got {len(lines)}")
     if lines:

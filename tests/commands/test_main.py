@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+import types
 from importlib import metadata
 
 import pytest
@@ -84,3 +85,16 @@ def test_a_colliding_distribution_is_named(monkeypatch, capsys):
     command.main(["--version"])
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "guidance 0.3.0" in err and "pip uninstall guidance" in err
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        def main(arguments):
+            raise KeyboardInterrupt
+
+        return types.SimpleNamespace(main=main)
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        command.main(["generate", "a fox"])
+    assert stop.value.code == 130 and capsys.readouterr().err == "\nstopped\n"

@@ -1,12 +1,15 @@
 """`demos.generate`, run in process on a random stand-in for the embedded weights."""
 
+import errno
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
-from demos.generate import METADATA_KEY, main
+from demos import cut
+from demos.generate import METADATA_KEY, claim, main, slug
 from evaluators import LatentDiscriminator
 from guidance import SCHEDULES, GuidanceTrace
 from tinyworld.pipeline import SCALES
@@ -24,7 +27,7 @@ def pictures(folder):
 
 def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
     main([*PROMPTS, "--steps", "3", "--out", str(tmp_path)])
-    stems = ["000_two-red-circles-above-a-blue-square", "001_a-green-sign-saying-cab"]
+    stems = ["000_two-red-circles-above-a-blue-square_seed0", "001_a-green-sign-saying-cab_seed0"]
     expected = [tmp_path / f"{stem}{end}" for stem in stems for end in (".png", "_schedule.png", "_trace.json")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     assert sorted(tmp_path.iterdir()) == sorted(expected)
@@ -59,6 +62,102 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(embedded, tmp_path):
     assert all(abs(a - b).max() <= 2 for a, b in zip(together, one_by_one, strict=True))
     assert abs(together[3] - alone[0]).max() <= 2
     assert abs(together[2] - together[3]).max() > 2
+
+
+def test_nothing_is_written_over(embedded, tmp_path):
+    (tmp_path / "007_mine.png").write_bytes(b"mine")
+    static = ["a fox", "--guidance", "static", "--steps", "1", "--out", str(tmp_path)]
+    for seed in ("1", "2", "2"):
+        main([*static, "--seed", seed])
+    made = [path.stem for path in pictures(tmp_path)]
+    assert made == ["007_mine", "008_a-fox_seed1", "009_a-fox_seed2", "010_a-fox_seed2"]
+    assert (tmp_path / "007_mine.png").read_bytes() == b"mine"
+    assert (pixels(tmp_path / "009_a-fox_seed2.png") == pixels(tmp_path / "010_a-fox_seed2.png")).all()
+
+
+def test_two_at_once_do_not_take_the_same_name(tmp_path, monkeypatch):
+    first = claim(tmp_path, "a-fox_seed1")
+    monkeypatch.setattr(type(tmp_path), "iterdir", lambda folder: iter(()))  # listed before the other took it
+    assert (first.name, claim(tmp_path, "a-fox_seed1").name) == ("000_a-fox_seed1", "001_a-fox_seed1")
+
+
+@pytest.mark.parametrize(
+    "prompt, title",
+    [
+        ("Красная лиса!", "красная-лиса"),
+        ("红色的狐狸, 雪", "红色的狐狸-雪"),
+        ("लाल लोमड़ी", "लाल-लोमड़ी"),
+        ("un cœur / rouge", "un-cœur-rouge"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("🦊", "image"),
+        ("狐" * 40, "狐" * 20),
+    ],
+)
+def test_titles_in_any_script(prompt, title):
+    assert slug(prompt, 60) == title
+
+
+def test_a_prompt_without_latin_letters(embedded, tmp_path, recwarn):
+    main(["красная лиса", "红色的狐狸", "--guidance", "static", "--steps", "1", "--out", str(tmp_path)])
+    assert [path.stem for path in pictures(tmp_path)] == ["000_красная-лиса_seed0", "001_红色的狐狸_seed0"]
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_words_that_the_text_encoder_does_not_read_are_said_once(embedded, tmp_path, capsys):
+    room = json.loads((embedded / "text_to_image" / "tokenizer" / "tokenizer_config.json").read_text())
+    long = " ".join(["red"] * (room["model_max_length"] - 2) + ["above", "a", "blue", "square"])
+    main(["a fox", long, long, "--guidance", "static", "--steps", "1", "--out", str(tmp_path)])
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "'above a blue square' of 'red red" in said and "fox" not in said
+
+
+def test_the_encoder_that_reads_most_counts(embedded):
+    class Pipe:
+        def __init__(self, *limits):
+            self.components = {}
+            for number, limit in enumerate(limits):
+                folder = embedded / "text_to_image" / "tokenizer"
+                self.components[f"tokenizer_{number}"] = AutoTokenizer.from_pretrained(folder, model_max_length=limit)
+                self.components[f"text_encoder_{number}"] = "there"
+
+        def __call__(self, prompt, max_sequence_length=12):
+            pass
+
+    words = "a red star and a blue star and a green star and a pink star"  # 15 tokens, and two around them
+    assert list(cut.lost(Pipe(6, 10, 99), [words, "a red star"]).values()) == ["star and a pink star"]
+    without = Pipe(6, 10, 99)
+    without.components["text_encoder_2"] = None
+    assert cut.lost(without, [words]) == {words: "a green star and a pink star"}
+    assert cut.lost(Pipe(6), [words]) == {words: "a blue star and a green star and a pink star"}
+    Pipe.__call__ = lambda self, prompt: None
+    assert cut.lost(Pipe(6, 17), [words]) == cut.lost(Pipe(6, int(1e30)), [words]) == {}
+    assert cut.warning(Pipe(3), [f"a b{i}" for i in range(9)]).count("and of 6 more prompts") == 1
+
+
+def test_a_stop_and_a_full_disk_are_one_line(embedded, tmp_path, capsys, monkeypatch):
+    static = ["--guidance", "static", "--steps", "1", "--batch-size", "1", "--num-images", "3", "--out", str(tmp_path)]
+    plot = GuidanceTrace.plot
+
+    def breaks(error):
+        def broken(trace, path):
+            plot(trace, path)
+            if "seed1" in path.name:
+                raise error
+
+        return broken
+
+    monkeypatch.setattr(GuidanceTrace, "plot", breaks(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as stop:
+        main(["a fox", *static])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped after 1 of 3 pictures"
+    monkeypatch.setattr(GuidanceTrace, "plot", breaks(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(SystemExit) as stop:
+        main(["a dog", *static])
+    assert stop.value.code == 2
+    assert "error: argument --out: [Errno 28] No space left on device, after 1 of 3 pictures" in capsys.readouterr().err
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert len(made) == 2 * 3 and not [name for name in made if "seed1" in name], "no halves are left"
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -110,6 +209,8 @@ def test_prompts_file(embedded, tmp_path):
 BAD = {
     "no prompt": ([], "prompts"),
     "blank prompt": (["  "], "prompt"),
+    "file as prompt": (["{tmp}/prompts.txt"], "--prompts"),
+    "missing file as prompt": (["promts.csv"], "--prompts"),
     "prompt and file": (["a", "--prompts", "{tmp}/prompts.txt"], "--prompts"),
     "no such file": (["--prompts", "{tmp}/none.txt"], "--prompts"),
     "empty file": (["--prompts", "{tmp}/empty.txt"], "--prompts"),
