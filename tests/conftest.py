@@ -1,9 +1,12 @@
 """Tiny pipelines of the genuine classes, saved in the genuine format with random weights and loaded from there."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, here and by the commands that tests start
 
 import diffusers
 import pytest
