@@ -142,7 +142,8 @@ class GuidanceTrace:
         if totals:
             grid = np.full((len(self.candidates), len(scales)), np.nan)
             for i, total in totals.items():
-                grid[:, i] = (total - np.nanmean(total)) / (np.nanstd(total) + 1e-8)
+                if np.isfinite(total).any():
+                    grid[:, i] = (total - np.nanmean(total)) / (np.nanstd(total) + 1e-8)
             image = axes[1].imshow(grid, aspect="auto", origin="lower", cmap="viridis")
             axes[1].set_yticks(range(len(self.candidates)), [f"{s:g}" for s in self.candidates])
             axes[1].set_ylabel("candidate scale")

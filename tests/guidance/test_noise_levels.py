@@ -96,8 +96,8 @@ def meant(scheduler, t):
         return (share, 1 - share) if scheduler.config.get("invert_sigmas") else (1 - share, share)
     if name == "DDIMInverseScheduler":  # whose timesteps say where a step leads
         t = max(0, t - scheduler.config.num_train_timesteps // scheduler.num_inference_steps)
-    kept = scheduler.alphas_cumprod.double().numpy()
-    sigma = math.exp(np.interp(t, np.arange(len(kept)), np.log((1 - kept) / kept) / 2))
+    log_sigmas = -scheduler.alphas_cumprod.double().logit().numpy() / 2
+    sigma = math.exp(np.interp(t, np.arange(len(log_sigmas)), log_sigmas))
     scaled = hasattr(scheduler, "sigmas") and not hasattr(scheduler, "_sigma_to_alpha_sigma_t")
     return (1.0, sigma) if scaled else (1 / math.hypot(1, sigma), sigma / math.hypot(1, sigma))
 

@@ -31,7 +31,7 @@ def train(args: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
 
 def test_it_learns_and_reports(tmp_path):
     model, report = train(arguments(tmp_path, "--steps", "400"))
-    assert float(loss_of(model, batch_of(10_000))[0]) < 0.5
+    assert loss_of(model, batch_of(10_000))[0].item() < 0.5
     assert report["steps"] == 400 and report["samples"] == 3200 and report["seed"] == 0
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [100, 200, 300, 400]

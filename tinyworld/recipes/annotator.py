@@ -116,9 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     pairs = votes(captions, utility, images, args.seed)
     write_pairs(args.out / "pairs.jsonl", pairs)
     better = [utility[int(Path(p.chosen).stem)] > utility[int(Path(p.rejected).stem)] for p in pairs if not p.tie]
-    print(
-        f"{len(pairs)} votes, {len(pairs) - len(better)} ties, {np.mean(better):.2f} of the others for the better one"
-    )
+    share = f", {np.mean(better):.2f} of the others for the better one" if better else ""
+    print(f"{len(pairs)} votes, {len(pairs) - len(better)} ties{share}")
 
 
 if __name__ == "__main__":
