@@ -42,9 +42,12 @@ class TokenContext:
         valid: ``(batch, tokens)``, False where a row is padded.
         keep: ``(batch,)``, how many tokens of each row will stay.
         ordinal: ``(batch, tokens)``, the index of a token among all visual tokens that its row began with.
+        needed: ``(batch, tokens)``, those that the model reads out from and that stay whatever their scores; none where
+            `None`.
         states: ``(batch, length, dim)``, the whole sequence as it is now.
-        instruction: ``(batch, length)``, True at the text after the last visual token.
-        last: ``(batch, length)``, True at the last token.
+        instruction: ``(batch, length)``, True at what is asked: the text after the last visual token, less what is
+            drafted or answered.
+        last: ``(batch, length)``, True at the last token of the prompt.
         embeddings: `Embeddings`. Its words are those of `instruction`, in order.
         accumulated: by evaluator name, what its `observe` returned, summed over the layers run ``(batch, tokens)``.
         attention: given a mask of queries ``(batch, length)``, the attention weight that each token receives, averaged
@@ -62,6 +65,7 @@ class TokenContext:
     valid: torch.Tensor
     keep: torch.Tensor
     ordinal: torch.Tensor
+    needed: torch.Tensor | None = None
     states: torch.Tensor | None = None
     instruction: torch.Tensor | None = None
     last: torch.Tensor | None = None
@@ -102,8 +106,8 @@ class TokenEvaluator:
     One that follows tokens through layers also gives ``layers = (first, last)``, counted from 1, and
     ``observe(x, y, valid) -> (batch, length)``: the host calls it after the attention block and after the MLP block of
     each of these layers with the block's input (normalised) and output ``(batch, length, dim)``, of the whole sequence
-    as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding. What it returns for visual
-    tokens is summed in `TokenContext.accumulated`.
+    as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding and behind the prompt. What it
+    returns for visual tokens is summed in `TokenContext.accumulated`.
 
     One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
     """

@@ -170,8 +170,8 @@ class TokenPruning:
         return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual)
 
     def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
-        """What stays of `tokens` ``(batch, tokens, dim)``. A score that is not finite counts as the lowest. In a row of
-        which no evaluator says anything, evenly spaced tokens stay."""
+        """What stays of `tokens` ``(batch, tokens, dim)``: `TokenContext.needed` and the best others. A score that is
+        not finite counts as the lowest. In a row of which no evaluator says anything, evenly spaced tokens stay."""
         scores = {}
         for name, evaluator in self.evaluators.items():
             values = score(evaluator, tokens, context).masked_fill(~context.valid, 0.0)
@@ -180,12 +180,16 @@ class TokenPruning:
             scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
         total, _ = combine(scores, self.weights, by_share(context.valid))
         total = torch.where(total.any(1, keepdim=True), total, UniformTokens()(tokens, context))
-        left, keep = context.valid, context.keep
+        left, keep, ranked = context.valid, context.keep, total
+        if context.needed is not None:
+            ranked = total.masked_fill(context.needed, torch.inf)
         if self.similar:
             drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()
-            left = drop_similar(total, context.need("keys", "similar")(), left, drop)
+            left = drop_similar(ranked, context.need("keys", "similar")(), left, drop)
         spaced = (keep.float() * self.contextual + 0.5).long()
-        stays = top_k(total, left, keep - spaced)
+        stays = top_k(ranked, left, keep - spaced)
+        if context.needed is not None:
+            stays = stays | context.needed
         into = stays if self.merge else None
         if self.contextual:
             into = evenly(left & ~stays, spaced)

@@ -9,20 +9,9 @@ from evaluators.token.base import Embeddings, TokenContext
 
 from .attention import attention_received, compact, take
 from .modules import DecoderLayer
+from .prompt import last_true
 from .reader import ClassTokenReader
 from .run import Run, Stage
-
-
-def text_after(visual: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Which tokens of a row come after its last visual one, ``(batch, length)`` bool; none where it has no visual one.
-
-    Args:
-        visual: ``(batch, length)``, which tokens are visual.
-        present: ``(batch, length)``, which are no padding.
-    """
-    position = torch.arange(visual.shape[1], device=visual.device)
-    final = torch.where(visual, position, -1).amax(1, keepdim=True)
-    return present & (position > final) & (final >= 0)
 
 
 def token_context(
@@ -43,12 +32,11 @@ def token_context(
         stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
-    visual = run.visual
-    assert visual is not None
+    assert run.prompt is not None
+    asked, visual, instruction, needed = run.prompt
     place, valid = run.candidates()
-    slots, present = run.chunk(), run.present()
+    slots = run.chunk()
     origin = slots.clamp(min=0).gather(1, place)  # in the chunk
-    position = torch.arange(slots.shape[1], device=slots.device)
 
     def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
         asked = run.previous if previous else states
@@ -66,7 +54,7 @@ def token_context(
 
     def embeddings() -> Embeddings:
         tokens, real = compact(visual)
-        words, spoken = compact(text_after(visual, run.real[:, run.seen :]))
+        words, spoken = compact(instruction)
         return Embeddings(take(run.embeds, tokens), real, take(run.embeds, words), spoken)
 
     def keys() -> torch.Tensor:
@@ -79,8 +67,9 @@ def token_context(
         keep=keep,
         ordinal=(visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
         states=states,
-        instruction=text_after(run.at_slots(visual), present),
-        last=position == torch.where(present, position, -1).amax(1, keepdim=True),
+        needed=needed.gather(1, origin) & valid,
+        instruction=run.at_slots(instruction),
+        last=last_true(run.at_slots(asked)),
         embeddings=embeddings,
         accumulated=run.accumulated,
         attention=attention,

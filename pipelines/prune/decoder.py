@@ -22,6 +22,7 @@ from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
 from .context import token_context
 from .modules import LanguageModel, VisionLanguageModel
+from .prompt import PromptReader
 from .reader import ClassTokenReader
 from .run import PruningTrace, Run, Stage
 
@@ -40,6 +41,7 @@ class DecoderPruner:
     Args:
         host: the vision-language model without its head, whose config names the ids of visual tokens.
         language_model: its decoder, with `layers` of one of `DECODERS` and `rotary_emb`.
+        prompts: tells where the prompt ends.
         pruning: what to drop.
         renumber: whether the tokens left are given contiguous positions, as TransPrune does; by default each keeps its
             own.
@@ -54,6 +56,7 @@ class DecoderPruner:
         self,
         host: VisionLanguageModel,
         language_model: LanguageModel,
+        prompts: PromptReader,
         pruning: TokenPruning,
         renumber: bool = False,
         reader: ClassTokenReader | None = None,
@@ -76,7 +79,7 @@ class DecoderPruner:
         if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
             raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
-        self.host, self.reader = host, reader
+        self.host, self.prompts, self.reader = host, prompts, reader
         self.signature = inspect.signature(host.forward)
         self.visual: torch.Tensor | None = None  # of the chunk about to run
         self.run: Run | None = None
@@ -87,6 +90,7 @@ class DecoderPruner:
 
     def attach(self) -> None:
         hooks = self.handles
+        self.prompts.attach()
         hooks.append(self.host.register_forward_pre_hook(self.before_host, with_kwargs=True))
         hooks.append(self.model.register_forward_pre_hook(self.before_model, with_kwargs=True))
         hooks.append(self.model.register_forward_hook(self.after_model))
@@ -104,6 +108,7 @@ class DecoderPruner:
     def detach(self) -> None:
         while self.handles:
             self.handles.pop().remove()
+        self.prompts.detach()
         self.visual = self.run = None
         if self.reader is not None:
             self.reader.detach()
@@ -140,12 +145,13 @@ class DecoderPruner:
             got = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
             raise ValueError(f"`attention_mask` must be (batch, all tokens) = {(batch, seen + length)}, got {got}.")
         real = mask.to(embeds.device).bool()
+        prompt = None
         if visual is not None:
-            visual = visual.to(embeds.device) & real[:, seen:]
-            visual = visual if visual.any() else None
-        self.run = Run(seen, length, real, embeds, visual)
-        if visual is not None:
-            self.last = PruningTrace(visual)
+            prompt = self.prompts.read(seen, visual.to(embeds.device) & real[:, seen:], real[:, seen:])
+            prompt = prompt if prompt.visual.any() else None
+        self.run = Run(seen, length, real, embeds, prompt)
+        if prompt is not None:
+            self.last = PruningTrace(prompt.visual)
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Files what the caches hold, and puts the states back where they came from: zero where dropped."""
@@ -172,14 +178,14 @@ class DecoderPruner:
     def after_block(self, watching: list[LayerObserver]) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             run = self.run
-            if run is None or run.visual is None:
+            if run is None or run.prompt is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
             y = output[0] if isinstance(output, tuple) else output
-            present, (index, valid) = run.present(), run.candidates()
+            asked, (index, valid) = run.at_slots(run.prompt.tokens), run.candidates()
             for evaluator in watching:
                 with torch.no_grad():  # checkpointed layers run again, and then nobody looks
-                    values = evaluator.observe(x, y, present.to(x.device)).to(run.real.device)
+                    values = evaluator.observe(x, y, asked.to(x.device)).to(run.real.device)
                 values = values.gather(1, index).masked_fill(~valid, 0.0)
                 run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
 
@@ -192,7 +198,7 @@ class DecoderPruner:
                 return None
             states = args[0] if args else kwargs["hidden_states"]
             run.cache = cache_of(kwargs)
-            if run.visual is not None:
+            if run.prompt is not None:
                 if index in self.pruning.keep:
                     states = self.prune(run, index, states, kwargs)
                 run.previous = states if index + 1 in self.pruning.keep else None
@@ -249,8 +255,9 @@ class DecoderPruner:
 
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
-        visual, last = run.visual, self.last
-        assert visual is not None and last is not None
+        last = self.last
+        assert run.prompt is not None and last is not None
+        visual = run.prompt.visual
         place, valid = run.candidates()
         total, present = visual.sum(1), valid.sum(1)
         keep = keep_count(self.pruning.keep[index], total, present)

@@ -12,6 +12,7 @@ from guidance.tokens.pruning import TokenPruning, check_keep
 from .decoder import DecoderPruner
 from .encoder import ENCODERS, EncoderPruner
 from .modules import LanguageModel, VisionLanguageModel
+from .prompt import PromptReader
 from .reader import ClassTokenReader
 from .run import PruningTrace
 
@@ -47,10 +48,13 @@ def prune(
     Any batch size, left or right padding, several images, rows of text only, with or without KV cache (a
     ``DynamicCache``), beam search, a cache reused over turns, any attention implementation. Rows that keep fewer tokens
     are padded and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is
-    zero. A cache made while pruning can be continued only while pruning.
+    zero. A cache made while pruning can be continued only while pruning. Layers spread over several devices are not
+    supported.
 
-    Without a KV cache every step decides anew, and methods that read the text (all but divprune, visionzip, random and
-    uniform) then see what was written so far. Layers spread over several devices are not supported.
+    Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts; in
+    training what comes before the first label that counts. Where an answer is part of the input without `labels`, say
+    what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and so
+    does every token whose next label counts.
 
     Args:
         model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP
@@ -67,7 +71,7 @@ def prune(
     Raises:
         ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
             have; a share outside (0, 1]; a layer outside the model; on entering, `model` is already pruned; from the
-            model's forward, a cache or mask of another kind.
+            model's forward or `generate`, a cache or mask of another kind, a prompt in chunks.
         TypeError: `method` is neither a name nor a `TokenPruning`.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -90,7 +94,9 @@ def prune(
     pruning = _method(method, keep, len(language_model.layers))
     readers = [e for e in pruning.evaluators.values() if getattr(e, "reads_encoder", False)]
     reader = ClassTokenReader(host) if readers else None
-    return Pruner(host, DecoderPruner(host, language_model, pruning, positions == "renumbered", reader))
+    return Pruner(
+        host, DecoderPruner(host, language_model, PromptReader(model, host), pruning, positions == "renumbered", reader)
+    )
 
 
 def _method(method: str | TokenPruning, keep: Any, depth: int) -> TokenPruning:

@@ -1,7 +1,7 @@
 """What the hooks of one pruned forward share, and what is kept of it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache
@@ -22,6 +22,22 @@ class Stage:
     rotary: tuple[torch.Tensor, torch.Tensor]
 
 
+class Prompt(NamedTuple):
+    """What a chunk asks, all ``(batch, length)`` bool.
+
+    Attributes:
+        tokens: what decides: neither padding nor drafted nor answered.
+        visual: its visual tokens.
+        instruction: what is asked about them.
+        needed: visual tokens that the model reads out from, which must stay.
+    """
+
+    tokens: torch.Tensor
+    visual: torch.Tensor
+    instruction: torch.Tensor
+    needed: torch.Tensor
+
+
 @dataclass
 class Run:
     """One forward of the language model over a chunk of the sequence (the prompt, a new turn, or one new token).
@@ -30,7 +46,7 @@ class Run:
         seen, length: tokens before the chunk and in it, as the unpruned model counts.
         real: ``(batch, seen + length)``, False at padding.
         embeds: what the first layer was given, ``(batch, length, dim)``.
-        visual: ``(batch, length)``, `None` where the chunk has no visual token.
+        prompt: `None` where the chunk has no visual token.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
         places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
@@ -43,7 +59,7 @@ class Run:
     length: int
     real: torch.Tensor
     embeds: torch.Tensor
-    visual: torch.Tensor | None
+    prompt: Prompt | None
     slots: torch.Tensor | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -66,8 +82,8 @@ class Run:
     def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices of the visual states among the present ones and which are real, both ``(batch, tokens)``."""
         if self.places is None:
-            assert self.visual is not None
-            self.places = compact(self.at_slots(self.visual))
+            assert self.prompt is not None
+            self.places = compact(self.at_slots(self.prompt.visual))
         return self.places
 
     def present(self) -> torch.Tensor:

@@ -1,0 +1,155 @@
+"""Where the prompt ends: what is dropped is decided by what was asked, never by what is drafted or answered."""
+
+import functools
+import inspect
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .run import Prompt
+
+IGNORED = -100  # the label that transformers' losses leave out
+
+
+@dataclass
+class Generation:
+    """A call of `generate`.
+
+    Attributes:
+        end: length of its prompt; what is behind it was written or drafted.
+        instruction: ``(rows, tokens)``, `instruction_mask`; `None` where not given.
+    """
+
+    end: int
+    instruction: torch.Tensor | None
+
+
+class Calls(threading.local):
+    """What is known of the calls that this thread is in: of `generate`, innermost last, and of the model."""
+
+    def __init__(self) -> None:
+        self.generations: list[Generation] = []
+        self.counted: torch.Tensor | None = None  # (batch, length), the label next to a token counts
+        self.instruction: torch.Tensor | None = None
+
+
+def last_true(mask: torch.Tensor) -> torch.Tensor:
+    """The last True entry of each row of `mask` ``(batch, length)``, likewise; none in a row without any."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    return mask & (position == torch.where(mask, position, -1).amax(1, keepdim=True))
+
+
+def after_last(visual: torch.Tensor) -> torch.Tensor:
+    """What comes after the last visual token of a row, ``(batch, length)`` bool; nothing where it has none."""
+    return visual.any(1, keepdim=True) & ~visual.flip(1).cummax(1).values.flip(1)
+
+
+class PromptReader:
+    """Reads where the prompt ends off the calls of a model: the length of what `generate` was given, `labels` of a
+    training step, and ``instruction_mask``, which both may be called with while pruning.
+
+    Args:
+        model: what was given to `prune`.
+        host: the module in it that takes images.
+    """
+
+    def __init__(self, model: nn.Module, host: nn.Module) -> None:
+        self.modules: list[Any] = [m for m in model.modules() if any(part is host for part in m.modules())]
+        self.calls = Calls()
+        self.handles: list[Any] = []
+
+    def attach(self) -> None:
+        for module in self.modules:
+            before = functools.partial(self.before, inspect.signature(module.forward))
+            self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self.after, always_call=True))
+            if stock := getattr(module, "generate", None):
+                module.__dict__["generate"] = functools.wraps(stock)(functools.partial(self.generate, module, stock))
+
+    def detach(self) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+        for module in self.modules:
+            module.__dict__.pop("generate", None)
+
+    def generate(self, module: Any, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        """`generate`, which also takes `instruction_mask`, like `input_ids`.
+
+        Raises:
+            ValueError: the prompt would be read in chunks, each of which would be pruned as if it were all.
+        """
+        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or module.generation_config
+        if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
+            raise ValueError("`prefill_chunk_size` must be None while pruning, which decides on the whole prompt.")
+        instruction = kwargs.pop("instruction_mask", None)
+        generation = Generation(prompt_length(args, kwargs), instruction)
+        self.calls.generations.append(generation)
+        try:
+            return stock(*args, **kwargs)
+        finally:
+            self.calls.generations.pop()
+
+    def before(self, signature: inspect.Signature, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        call = signature.bind_partial(*args, **kwargs).arguments
+        labels = call.get("labels", kwargs.get("labels"))
+        if (shifted := kwargs.get("shift_labels")) is not None:
+            self.calls.counted = shifted != IGNORED
+        elif labels is not None and labels.ndim == 2:
+            self.calls.counted = F.pad(labels[:, 1:] != IGNORED, (0, 1))
+        if kwargs.get("instruction_mask") is not None:
+            self.calls.instruction = kwargs["instruction_mask"]
+        return args, {name: value for name, value in kwargs.items() if name != "instruction_mask"}
+
+    def after(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self.calls.counted = self.calls.instruction = None
+
+    def read(self, seen: int, visual: torch.Tensor, real: torch.Tensor) -> Prompt:
+        """The prompt in a chunk of the sequence.
+
+        Args:
+            seen: tokens before the chunk.
+            visual: ``(batch, length)``, tokens of the chunk.
+            real: ``(batch, length)``, those that are no padding.
+
+        Raises:
+            ValueError: `instruction_mask` of another shape.
+        """
+        batch, length = visual.shape
+        calls, generation = self.calls, self.calls.generations[-1] if self.calls.generations else None
+        prompt = real
+        if generation is not None:
+            prompt = prompt & (seen + torch.arange(length, device=real.device) < generation.end)
+        if calls.counted is not None and calls.counted.shape == visual.shape:
+            counted = calls.counted.to(real.device) & real
+            answer = F.pad(counted, (1, 0))[:, :-1] & after_last(visual & prompt)
+            prompt = prompt & ~answer.cummax(1).values
+        else:
+            counted = torch.zeros_like(visual)
+        asked = calls.instruction
+        if asked is None and generation is not None and generation.instruction is not None:
+            rows, columns = generation.instruction.shape  # rows that `generate` repeats come one after the other
+            asked = F.pad(generation.instruction.repeat_interleave(max(1, batch // rows), 0), (0, seen + length))
+            asked = asked[:, seen : seen + length] if columns >= seen else None
+        visual = visual & prompt
+        if asked is None:
+            instruction = prompt & after_last(visual)
+        else:
+            if asked.shape != visual.shape:
+                got = tuple(asked.shape)
+                raise ValueError(f"`instruction_mask` must be (batch, tokens) = {tuple(visual.shape)}, got {got}.")
+            instruction = asked.to(real.device).bool() & prompt & ~visual
+            prompt = prompt & (visual | instruction).flip(1).cummax(1).values.flip(1)
+        needed = visual & (last_true(real) | last_true(prompt) | counted)
+        return Prompt(prompt, visual, instruction, needed)
+
+
+def prompt_length(args: tuple, kwargs: Mapping[str, Any]) -> int:
+    """How many tokens `generate` with these arguments is given; those in its cache, too, are in the mask if not among
+    the tokens."""
+    named = (kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds", "attention_mask"))
+    return max((part.shape[1] for part in (*args[:1], *named) if part is not None), default=0)
