@@ -11,19 +11,22 @@ prompts, methods and seeds.
 
 import argparse
 import hashlib
+import math
 import shutil
-from collections.abc import Collection
+import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
 from commands import arguments
-from commands.parser import Parser
+from commands.parser import Parser, stop
 from commands.prompts import read
 
-from . import gallery, generate
-from .manifest import Image, Manifest, pictures, publish
+from . import cut, gallery, generate
+from .manifest import Image, Manifest, pictures, present, publish
 
 Job = tuple[str, int]  # prompt and seed
+MOST = 10_000_000  # pictures of a study: what is planned is held in memory
 
 
 def from_yaml(parser: Parser, path: str) -> list[str]:
@@ -72,12 +75,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if not getattr(args, name):
             parser.error(f"argument {'' if name == 'prompts' else '--'}{name}: is needed")
     args.methods = list(dict.fromkeys(args.methods))
-    args.seeds = list(dict.fromkeys(seed for part in args.seeds for seed in part))
     generate.check_model(args, searched=any(method.split(":")[0] in arguments.SEARCHES for method in args.methods))
     try:
         args.prompts = read(args.prompts)
     except ValueError as error:
         parser.error(f"argument prompts: {error}")
+    if (count := len(args.prompts) * len(args.methods) * sum(map(len, args.seeds))) > MOST:
+        parser.error(f"argument --seeds: with these prompts and methods they make {count:,} pictures, at most {MOST:,}")
+    args.seeds = list(dict.fromkeys(seed for part in args.seeds for seed in part))
     return args
 
 
@@ -139,32 +144,51 @@ def settings(args: argparse.Namespace, search: Any) -> dict[str, Any]:
     return common | {"scales": list(search.scales), "evaluators": list(search.evaluators)}
 
 
-def run(
-    args: argparse.Namespace,
-    pipe: Any,
-    guidances: dict[str, Any],
-    manifest: Manifest,
-    done: Collection[tuple[str, str, int]],
-) -> None:
-    """Makes what is not yet in `done`: ``(prompt, method, seed)``."""
-    from tqdm import tqdm
+def refuse(args: argparse.Namespace, differing: dict[str, tuple[Any, Any]]) -> None:
+    """Ends where the study was made with other settings, `differing` as `Manifest.settle` returns them."""
+    for key, (its, ours) in differing.items():
+        args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
 
+
+def is_made(args: argparse.Namespace, manifest: Manifest) -> bool:
+    """Whether the study's settings are what the arguments ask for, as far as can be told without loading anything."""
+    asked = settings(args, None) | {key: getattr(args, key) for key in ("scales", "evaluators") if getattr(args, key)}
+    kept = manifest.settings()
+    return all(kept.get(key) == (list(value) if key == "evaluators" else value) for key, value in asked.items())
+
+
+def remaining(args: argparse.Namespace, done: set[tuple[str, str, int]]) -> list[tuple[str, list[Job]]]:
+    """The batches of this process without the pictures that are `done`: ``(prompt, method, seed)``."""
     jobs = [(prompt.text, seed) for prompt in args.prompts for seed in args.seeds]
     batches = []
     for method, chunk in plan(jobs, args.methods, args.batch_size, args.rank, args.world):
         left = [(prompt, seed) for prompt, seed in chunk if (prompt, method, seed) not in done]
         batches += [(method, left)] if left else []
+    return batches
+
+
+def run(
+    args: argparse.Namespace,
+    pipe: Any,
+    guidances: dict[str, Any],
+    manifest: Manifest,
+    batches: list[tuple[str, list[Job]]],
+    done: set[tuple[str, str, int]],
+) -> None:
+    """Makes the pictures of `batches`, each of which is then `done`."""
+    from tqdm import tqdm
+
     common = manifest.settings()
     total = sum(len(left) for _, left in batches)
     partial = args.out / f".partial-{args.rank}"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was stopped
     partial.mkdir()
     # tqdm's own format turns slow rates into seconds an image
     shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     name = f"process {args.rank}" if args.world > 1 else None
     with tqdm(total=total, unit=" images", desc=name, bar_format=shown) as bar:
         for method, left in batches:
-            check_disk(args, len(left))
+            room = disk_room(args, len(left))
             prompts, numbers = zip(*left, strict=True)
             try:
                 made, trace = generate.denoise(pipe, guidances[method], list(prompts), list(numbers), args.steps)
@@ -173,11 +197,15 @@ def run(
             for row, (prompt, seed) in enumerate(left):
                 data = common | {"prompt": prompt, "seed": seed, "method": method}
                 files = generate.save(partial / str(row), made[row], trace.sample(row), data)
+                room -= sum(file.stat().st_size for file in files)
+                if room < 0:  # larger than those before, or there were none
+                    no_room(args)
                 stem = f"images/{folder_of(prompt)}/{method.replace(':', '-')}_{seed:04d}"
                 targets = [stem + ".png", stem + "_trace.json"]
                 size = sum(publish(file, args.out / target) for file, target in zip(files, targets, strict=True))
                 # After its files: what the manifest has is there. Before the next: a kill loses one that was published.
                 manifest.add(images=[Image(prompt, method, seed, *targets, size)])
+                done.add((prompt, method, seed))
             bar.update(len(left))
     partial.rmdir()
 
@@ -187,20 +215,28 @@ def folder_of(prompt: str) -> str:
     return f"{generate.slug(prompt, 40)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
-def check_disk(args: argparse.Namespace, count: int) -> None:
-    """Stops where `count` more pictures, as large as those before, would take more than ``--limit-disk``."""
+def disk_room(args: argparse.Namespace, count: int) -> float:
+    """The bytes that ``--limit-disk`` leaves. Stops where `count` pictures, each as large as those before, are too much."""
     if args.limit_disk is None:
-        return
+        return math.inf
     made = pictures(args.out).values()  # of other machines too, which go on meanwhile
     images, size = len(made), sum(image.bytes for image in made)
     if size + count * (size / images if images else 0) > args.limit_disk:
-        args.error(
-            f"argument --limit-disk: {images} pictures take {size / 1e6:.1f} MB; a higher limit goes on from here"
-        )
+        no_room(args)
+    return args.limit_disk - size
+
+
+def no_room(args: argparse.Namespace) -> None:
+    """Stops at ``--limit-disk``."""
+    sizes = [image.bytes for image in pictures(args.out).values()]
+    args.error(
+        f"argument --limit-disk: {len(sizes)} pictures take {sum(sizes) / 1e6:.1f} MB, and the next would not fit; a "
+        "higher limit goes on from here"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exits with code 2 and one line on stderr where an argument is wrong."""
+    """Exits with one line on stderr, and code 2 where an argument is wrong or the disk is full, 130 after Ctrl-C."""
     args = parse(argv)
     args.rank, args.world, local, machine = place()
 
@@ -214,25 +250,55 @@ def main(argv: list[str] | None = None) -> None:
     generate.check_out(args)
     lock = FileLock(args.out / f".batch-{args.rank}.lock")  # falls with the process, however that dies
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         args.error(f"argument --out: another batch is at work in {str(args.out)!r}")
-    with lock, Manifest(args.out, part=machine) as manifest:
-        if machine == 0:
-            manifest.collect()
-        done = pictures(args.out)
+    total, done = len(args.prompts) * len(args.methods) * len(args.seeds), set()
+    try:
+        with held, Manifest(args.out, part=machine) as manifest:
+            if machine == 0:
+                manifest.collect()
+            done = present(args.out)
+            work(args, fixed, manifest, machine, done)
+    except KeyboardInterrupt:
+        stop(f"stopped after {progress(args, done)} of {total} pictures; the same command goes on")
+    except (OSError, sqlite3.OperationalError) as error:  # a full disk
+        args.error(
+            f"argument --out: {error}, after {progress(args, done)} of {total} pictures; the same command goes on"
+        )
+
+
+def progress(args: argparse.Namespace, done: set[tuple[str, str, int]]) -> int:
+    """How many of the pictures that are asked for are `done`."""
+    prompts, methods, seeds = {prompt.text for prompt in args.prompts}, set(args.methods), set(args.seeds)
+    return sum(prompt in prompts and method in methods and seed in seeds for prompt, method, seed in done)
+
+
+def work(
+    args: argparse.Namespace,
+    fixed: dict[str, Any],
+    manifest: Manifest,
+    machine: int,
+    done: set[tuple[str, str, int]],
+) -> None:
+    """What `main` does once the folder is its own."""
+    refuse(args, manifest.differing(settings(args, None)))
+    batches = remaining(args, done)
+    if batches or not is_made(args, manifest):
         try:
             pipe, guidances, search = load(args, fixed)
         except (OSError, ValueError) as error:
             args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
-        for key, (its, ours) in manifest.settle(settings(args, search)).items():
-            args.error(f"argument --{key}: the study in {str(args.out)!r} was made with {its}, not {ours}")
-        manifest.add(args.prompts)
-        try:
-            run(args, pipe, guidances, manifest, done)
-        finally:  # after --limit-disk and Ctrl-C too
-            if machine == 0:
-                print(gallery.write(args.out))
+        refuse(args, manifest.settle(settings(args, search)))
+        if args.rank == 0 and (said := cut.warning(pipe, [prompt.text for prompt in args.prompts])):
+            print(said, file=sys.stderr)
+    manifest.add(args.prompts)
+    try:
+        if batches:
+            run(args, pipe, guidances, manifest, batches, done)
+    finally:  # after --limit-disk and Ctrl-C too
+        if machine == 0:
+            print(gallery.write(args.out))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def write(folder: Path) -> Path:
     """Writes ``index.html`` and those contact sheets (``contact/``) that are older than one of their pictures; returns
     the page's path. Reads the manifest, and changes nothing in it."""
     with Manifest(folder, read_only=True) as manifest:
-        prompts, images, settings = manifest.prompts(), manifest.images(), manifest.settings()
+        prompts, settings = manifest.prompts(), manifest.settings()
+        images = [image for image in manifest.images() if (folder / image.file).is_file()]
     methods = list(dict.fromkeys(image.method for image in images))
     grids: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for image in images:

@@ -22,6 +22,14 @@ CREATE TABLE IF NOT EXISTS images (
     PRIMARY KEY (prompt, method, seed)
 );
 """
+ADD_PROMPT = """
+INSERT INTO prompts VALUES (?, ?)
+ON CONFLICT DO UPDATE SET category = excluded.category WHERE excluded.category <> ''
+"""
+ADD_IMAGE = """
+INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET file = excluded.file, trace = excluded.trace, bytes = excluded.bytes
+"""
 
 
 def open_database(path: Path, schema: str | None) -> sqlite3.Connection:
@@ -60,6 +68,14 @@ class Image:
     trace: str
     bytes: int
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.prompt, self.method, self.seed
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether its files are there: somebody may have deleted one."""
+        return (folder / self.file).is_file() and (folder / self.trace).is_file()
+
 
 class Manifest:
     """The manifest in `folder`, or the `part` of it that another machine wrote.
@@ -81,27 +97,30 @@ class Manifest:
         self.connection.close()
 
     def settle(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Returns those settings that the study has, on any machine, with another value, (its, this one); keeps them
-        where there are none."""
-        wanted = json.loads(json.dumps(settings))  # tuples become lists there too
-        others = {key: value for part in parts(self.path.parent) for key, value in part.settings().items()}
+        """Keeps these settings, unless `differing` has some; returns those."""
         with transaction(self.connection):
-            kept = others | self.settings()
-            other = {key: (kept[key], value) for key, value in wanted.items() if kept.get(key, value) != value}
-            if not other:
-                rows = [(key, json.dumps(value)) for key, value in wanted.items()]
+            differing = self.differing(settings)
+            if not differing:
+                rows = [(key, json.dumps(value)) for key, value in settings.items()]
                 self.connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
-        return other
+        return differing
+
+    def differing(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Those settings that the study has, on any machine, with another value: (its, this one)."""
+        wanted = json.loads(json.dumps(settings))  # tuples become lists there too
+        kept = {key: value for part in parts(self.path.parent) for key, value in part.settings().items()}
+        kept |= self.settings()
+        return {key: (kept[key], value) for key, value in wanted.items() if kept.get(key, value) != value}
 
     def settings(self) -> dict[str, Any]:
         """What every picture was made with."""
         return {key: json.loads(value) for key, value in self.connection.execute("SELECT key, value FROM settings")}
 
     def add(self, prompts: Iterable[Prompt] = (), images: Iterable[Image] = ()) -> None:
-        """All of these at once; what is there already stays as it is."""
+        """All of these at once, in the place of what was there: a picture made again, a prompt with a category now."""
         with transaction(self.connection):
-            self.connection.executemany("INSERT OR IGNORE INTO prompts VALUES (?, ?)", map(astuple, prompts))
-            self.connection.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?, ?)", map(astuple, images))
+            self.connection.executemany(ADD_PROMPT, map(astuple, prompts))
+            self.connection.executemany(ADD_IMAGE, map(astuple, images))
 
     def prompts(self) -> list[Prompt]:
         """In the order in which they came."""
@@ -113,10 +132,16 @@ class Manifest:
         return [Image(*row) for row in self.connection.execute(f"SELECT {columns} FROM images ORDER BY rowid")]
 
     def collect(self) -> None:
-        """Takes in what other machines wrote beside this manifest."""
-        for part in parts(self.path.parent):
+        """Takes in what other machines wrote beside this manifest and it has not."""
+        folder = self.path.parent
+        for part in parts(folder):
             if part.path != self.path:
-                self.add(part.prompts(), part.images())
+                prompts = {prompt.text for prompt in self.prompts()}
+                made = {image.key for image in self.images() if image.is_in(folder)}
+                self.add(
+                    [prompt for prompt in part.prompts() if prompt.text not in prompts],
+                    [image for image in part.images() if image.key not in made],
+                )
 
 
 def parts(folder: Path) -> Iterator[Manifest]:
@@ -131,7 +156,12 @@ def parts(folder: Path) -> Iterator[Manifest]:
 
 def pictures(folder: Path) -> dict[tuple[str, str, int], Image]:
     """What any machine has made, by prompt, method and seed."""
-    return {(image.prompt, image.method, image.seed): image for part in parts(folder) for image in part.images()}
+    return {image.key: image for part in parts(folder) for image in part.images()}
+
+
+def present(folder: Path) -> set[tuple[str, str, int]]:
+    """Of `pictures` those whose files are there."""
+    return {image.key for part in parts(folder) for image in part.images() if image.is_in(folder)}
 
 
 def inside(folder: Path, file: str) -> Path:

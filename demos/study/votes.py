@@ -83,7 +83,7 @@ class VoteStore:
             raise ValueError(f"`questions` must be distinct and of {', '.join(QUESTIONS)}, got {list(questions)}.")
         self.folder, self.questions, self.check_every = Path(folder), tuple(questions), check_every
         with Manifest(self.folder, read_only=True) as manifest:
-            images = manifest.images()
+            images = [image for image in manifest.images() if (self.folder / image.file).is_file()]
         self.files = {(image.prompt, image.seed, image.method): image.file for image in images}
         methods = defaultdict(list)
         for image in images:

@@ -1,10 +1,12 @@
 """`demos.batch`: the plan, resuming, and the files, mostly with a cheap stand-in for denoising."""
 
+import errno
 import itertools
 import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 
 import numpy as np
@@ -116,7 +118,16 @@ def test_limit_disk_stops_before_and_a_higher_one_goes_on(made, prompts, ram, ca
     assert len(made) == 18
 
 
-def test_ctrl_c_leaves_a_gallery(made, prompts, ram, monkeypatch):
+def test_limit_disk_holds_for_the_first_batch_too(made, prompts, ram, capsys):
+    run(prompts, ram / "other")
+    size = max(image.bytes for image in images(ram / "other"))
+    with pytest.raises(SystemExit):
+        run(prompts, ram / "study", "--limit-disk", f"{2.5 * size / 1000}KB", "--batch-size", "9")
+    assert "2 pictures take" in capsys.readouterr().err
+    assert len(images(ram / "study")) == 2 == len(list((ram / "study" / "images").rglob("*.png")))
+
+
+def test_ctrl_c_leaves_a_gallery_and_says_how_far_it_got(made, prompts, ram, monkeypatch, capsys):
     denoise = generate.denoise
 
     def interrupted(*args):
@@ -125,9 +136,99 @@ def test_ctrl_c_leaves_a_gallery(made, prompts, ram, monkeypatch):
         return denoise(*args)
 
     monkeypatch.setattr(generate, "denoise", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         run(prompts, ram / "study")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped after 8 of 18 pictures; the same command goes on"
     assert (ram / "study" / "index.html").read_text().count('loading="lazy"') == 8
+    monkeypatch.setattr(generate, "denoise", denoise)
+    run(prompts, ram / "study")
+    assert len(made) == 18
+
+
+def test_ctrl_c_while_the_model_loads(made, prompts, ram, monkeypatch, capsys):
+    run(prompts, ram / "study", "--seeds", "0")
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "load", interrupted)
+    with pytest.raises(SystemExit):
+        run(prompts, ram / "study")
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped after 6 of 18 pictures; the same command goes on"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), "database or disk is full"])
+def test_a_full_disk_is_one_line_and_loses_nothing(made, prompts, ram, monkeypatch, capsys, error):
+    """Whoever meets it first: a picture, or the manifest."""
+    add, publish = Manifest.add, sys.modules["demos.batch"].publish
+    count = itertools.count()
+
+    def full(call):
+        def wrapped(*args, **kwargs):
+            if next(count) < 11:
+                return call(*args, **kwargs)
+            raise sqlite3.OperationalError(error) if isinstance(error, str) else error
+
+        return wrapped
+
+    if isinstance(error, str):
+        monkeypatch.setattr(Manifest, "add", full(add))
+    else:
+        monkeypatch.setattr("demos.batch.publish", full(publish))
+        monkeypatch.setattr(gallery, "write", full(gallery.write))
+    with pytest.raises(SystemExit) as stop:
+        run(prompts, ram / "study")
+    assert stop.value.code == 2
+    kept = 10 if isinstance(error, str) else 5
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: argument --out: ") and re.search("is full|No space left", last)
+    assert (
+        last.endswith(f"after {kept} of 18 pictures; the same command goes on") and len(images(ram / "study")) == kept
+    )
+
+
+def test_what_was_deleted_is_made_again(made, prompts, ram):
+    out = ram / "study"
+    run(prompts, out)
+    picture, trace, *_ = images(out)
+    (out / picture.file).unlink()
+    (out / trace.trace).unlink()
+    made.clear()
+    run(prompts, out)
+    scales = {"static:2": 2.0, "interval:5": 5.0}
+    assert sorted(made) == sorted((scales[image.method], image.prompt, image.seed) for image in (picture, trace))
+    found = {image.key: image for image in images(out)}
+    assert len(found) == 18 and all(image.is_in(out) for image in found.values())
+    (out / picture.file).unlink()
+    assert gallery.write(out).read_text().count('loading="lazy"') == 17  # of what is there
+
+
+def test_categories_that_come_later_are_kept(made, ram):
+    out = ram / "study"
+    for category in ("", "count", "", "colour"):
+        (ram / "prompts.csv").write_text(f"prompt,category\na red star,{category}\n")
+        run(str(ram / "prompts.csv"), out)
+        with Manifest(out, read_only=True) as manifest:
+            (prompt,) = manifest.prompts()
+        assert prompt.category == category or not category
+    assert prompt.category == "colour" and len(made) == 6
+
+
+def test_a_finished_study_loads_no_model(made, prompts, ram, monkeypatch, capsys):
+    arguments = ["--methods", "static:2", "--steps", "3"]
+    run(prompts, ram / "study", *arguments)
+    loads = []
+    load = generate.load
+    monkeypatch.setattr(generate, "load", lambda args: loads.append(args) or load(args))
+    run(prompts, ram / "study", *arguments)
+    run(prompts, ram / "study", *arguments, "--seeds", "0")
+    assert loads == []
+    with pytest.raises(SystemExit):  # nor does one with other settings
+        run(prompts, ram / "study", "--methods", "static:2", "--steps", "4", "--seeds", "99")
+    assert loads == [] and "made with 3, not 4" in capsys.readouterr().err
+    run(prompts, ram / "study", *arguments, "--seeds", "0:5")
+    assert len(loads) == 1
 
 
 def test_gallery_escapes_and_changes_nothing_in_the_manifest(made, prompts, ram):

@@ -64,6 +64,7 @@ BAD = {
     "tolerance": (["{tmp}/prompts.txt", "--methods", "budget:-1"], "--methods"),
     "seeds": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "4:4"], "--seeds"),
     "seed": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "-1"], "--seeds"),
+    "more seeds than memory": (["{tmp}/prompts.txt", "--methods", "static:2", "--seeds", "0:99999999999"], "--seeds"),
     "no file": (["{tmp}/none.txt", "--methods", "static:2"], "prompts"),
     "other file": (["{tmp}/prompts.xlsx", "--methods", "static:2"], "prompts"),
     "disk": (["{tmp}/prompts.txt", "--methods", "static:2", "--limit-disk", "0GB"], "--limit-disk"),
