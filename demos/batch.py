@@ -216,7 +216,7 @@ def folder_of(prompt: str) -> str:
 
 
 def disk_room(args: argparse.Namespace, count: int) -> float:
-    """The bytes that ``--limit-disk`` leaves. Stops where `count` pictures, each as large as those before, are too much."""
+    """The bytes that ``--limit-disk`` leaves. Stops where `count` pictures of the size of those before are too much."""
     if args.limit_disk is None:
         return math.inf
     made = pictures(args.out).values()  # of other machines too, which go on meanwhile

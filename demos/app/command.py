@@ -91,13 +91,16 @@ def load_reader(args: argparse.Namespace) -> Any:
 
 
 def load_study(args: argparse.Namespace) -> Any:
-    """The page of the study, `None` where none is given."""
+    """The page of the study, `None` where none is given. It asks what it asked before, and those whom it asked: a study
+    for the invited is theirs in the app too, and shows them no results."""
     if args.study is None:
         return None
     from ..study import page as study_page
+    from ..study import votes
 
     try:
-        return study_page.build(args.study)
+        kept = votes.kept(args.study)
+        return study_page.build(args.study, **kept, show_report=not kept.get("named", False))
     except ValueError as error:
         args.error(f"argument --study: {error}")
 

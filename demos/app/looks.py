@@ -33,6 +33,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
+:root {--around: 470px;} /* what is above and below the pictures of a study, title and tabs too */
 .gradio-container > main {width: 100%; max-width: 1280px;}
 .html-container {padding: 0 !important;}
 #title h1 {margin: 0.5rem 0 0; font-size: 1.6rem;}

@@ -41,10 +41,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
     parser = Parser("study", __doc__)
     parser.add_argument("study", nargs="?", type=Path, help="folder that `online-guidance batch` wrote")
-    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=["overall"], help="about every pair")
-    parser.add_argument("--check-every", type=positive, default=12, metavar="N", help="pairs to an attention check")
+    own = "default: as the study was served before, at first"
+    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, help=f"about every pair; {own} overall")
+    parser.add_argument("--check-every", type=positive, metavar="N", help=f"pairs to an attention check; {own} 12")
     parser.add_argument("--no-checks", action="store_true", help="ask no attention checks")
-    parser.add_argument("--raters", nargs="+", metavar="NAME", help="only these vote, each by a link; default: anyone")
+    parser.add_argument(
+        "--raters", nargs="+", metavar="NAME", help=f"only the invited vote, each by a link; {own} anyone"
+    )
+    parser.add_argument("--anyone", action="store_true", help="opens a study to all that was for the invited")
     parser.add_argument("--show-report", action="store_true", help="a tab with the results, for whoever opens the page")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=port, default=7860)
@@ -56,8 +60,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.error = parser.error
     if (args.study is None) == (args.votes_for is None):
         parser.error("give either a study's folder or --votes-for PERCENT")
-    if len(set(args.questions)) != len(args.questions):
+    if args.questions and len(set(args.questions)) != len(args.questions):
         parser.error(f"argument --questions: must be distinct, got {args.questions}")
+    if args.raters and args.anyone:
+        parser.error("argument --anyone: does not go with --raters")
     if not all(name.strip() for name in args.raters or []):
         parser.error(f"argument --raters: must not be blank, got {args.raters}")
     return args
@@ -95,6 +101,9 @@ def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = Fa
         max_file_size="1kb",  # there is nothing to upload
         app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
+    if args.share and not shared:  # Gradio goes on at an address of this machine, which nobody who has a link can open
+        page.close()
+        args.error("argument --share: there is no public link, as said above; nothing is served")
     return (shared or local).rstrip("/")
 
 
@@ -145,13 +154,21 @@ def main(argv: list[str] | None = None) -> None:
         from . import votes
 
         try:
-            check_every = 0 if args.no_checks else args.check_every
-            page = study_page.build(args.study, args.questions, check_every, bool(args.raters), args.show_report)
-            store = votes.VoteStore(args.study)
-            invited = {name: store.invite(name) for name in args.raters or []}
+            kept = votes.kept(args.study)
+            named = not args.anyone and bool(args.raters or kept.get("named"))
+            questions = args.questions or kept.get("questions", ("overall",))
+            check_every = 0 if args.no_checks else args.check_every or kept.get("check_every", 12)
+            page = study_page.build(args.study, questions, check_every, named, args.show_report)
+            store = votes.VoteStore(args.study, questions, check_every)
+            store.keep(named)
+            for name in args.raters or []:
+                store.invite(name)
+            invited = store.invited() if named else {}
             store.close()
         except (OSError, ValueError) as error:
             args.error(f"argument study: {error}")
+        if args.share and password is None:
+            print("warning: --share without --password: whoever has the link gets in", file=sys.stderr)
         try:
             address = serve(page, args, password)
         except OSError as error:

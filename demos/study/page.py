@@ -27,13 +27,19 @@ STYLE = """<style>
 .question {text-align: center; color: var(--body-text-color);}
 .question h3 {margin: 0 0 .25rem; font-size: 1.15rem; font-weight: 600; color: inherit;}
 .question p {margin: 0; overflow-wrap: anywhere; color: inherit;}
-.pair {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
+/* So low that the answers are on the screen with them. */
+.pair {display: grid; grid-template-columns: 1fr 1fr; gap: 12px; margin: 0 auto;
+  max-width: max(300px, calc(2 * (100vh - var(--around, 330px))));}
 .pair img {width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 12px; display: block;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);}
 .pair img.pixels {image-rendering: pixelated;}
 #study-answers {flex-wrap: nowrap; gap: 12px;}
 #study-answers button {min-width: 0; min-height: 52px;}
 #study-answers button.chosen {background: var(--primary-600); color: white;}
+/* Where a finger touched, the browser keeps `hover`: the next pair would have one answer in another colour. */
+@media not all and (hover: hover) {#study-answers button.open:is(:hover, :focus, :active) {
+  background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color);
+  border-color: var(--button-secondary-border-color); box-shadow: none; transform: none;}}
 #study-back, #study-refresh {align-self: center; width: auto; min-width: 120px;}
 #study-refresh {align-self: start;}
 .report p {margin: 0 0 .5rem;}
@@ -54,11 +60,10 @@ SHOWN = "(state, shown) => [state, document.querySelector('.question')?.dataset.
 KEYS = """() => {
   if (window.studyKeys) return;
   window.studyKeys = true;
-  const keys = {ArrowLeft: 'left', ArrowDown: 'tie', ArrowRight: 'right', 1: 'left', 2: 'tie', 3: 'right',
-    Backspace: 'back'};
+  const keys = {ArrowLeft: 'left', t: 'tie', ArrowRight: 'right', 1: 'left', 2: 'tie', 3: 'right', Backspace: 'back'};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest('input, textarea, select, [contenteditable], [role=tablist]');
-    const button = document.getElementById('study-' + keys[event.key]);
+    const button = document.getElementById('study-' + keys[event.key.length > 1 ? event.key : event.key.toLowerCase()]);
     if (typing || event.repeat || event.ctrlKey || event.altKey || event.metaKey || !button?.offsetParent) return;
     event.preventDefault();
     button.click();
@@ -235,7 +240,7 @@ def _vote(page: gr.Blocks, sitting: Sitting) -> None:
             ]
         note = _html()
         back = gr.Button("Back", elem_id="study-back", size="sm", variant="secondary", interactive=False)
-        _html('<div class="study-note study-keys">Keys: ← left, ↓ tie, → right, Backspace back</div>')
+        _html('<div class="study-note study-keys">Keys: ← left, T tie, → right, Backspace back</div>')
     outputs = [state, text, pictures, note, *buttons, back]
     for side, button in zip(ANSWERS, buttons, strict=True):
 

@@ -94,8 +94,11 @@ def page(summary: dict[str, Any]) -> str:
 
 
 def text(summary: dict[str, Any]) -> str:
-    """A line for each pair of methods."""
+    """A line for each pair of methods, after one for who votes and one for who does not count."""
     lines = [f"{summary['votes']} votes of {summary['raters']} raters on {summary['prompts']} prompts"]
+    if summary["excluded_raters"]:
+        names = ", ".join(summary["excluded_raters"])
+        lines.append(f"left out: {summary['excluded_votes']} votes of {names}, who failed attention checks")
     for question, found in summary["questions"].items():
         for pair in found["pairs"]:
             names = f"{pair['a']} against {pair['b']}"

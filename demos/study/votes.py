@@ -1,6 +1,7 @@
 """The votes of a study, in SQLite beside its manifest: who sees which pair, and what was chosen."""
 
 import itertools
+import json
 import random
 import secrets
 import sqlite3
@@ -8,8 +9,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..manifest import Manifest, open_database, transaction
 
@@ -23,6 +26,7 @@ QUESTIONS = {
 }
 OPEN = 900  # seconds for which a pair that was shown counts as one that will be voted on
 SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS raters (id TEXT PRIMARY KEY, name TEXT UNIQUE, created REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS pairs (
     id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, seed INTEGER NOT NULL,
@@ -102,6 +106,14 @@ class VoteStore:
                 pairs,
             )
 
+    def keep(self, named: bool) -> None:
+        """Writes down how this study is asked, and whether only the `named` may vote, for whoever serves it next."""
+        rows = {"questions": self.questions, "check_every": self.check_every, "named": named}
+        with self._lock, transaction(self._connection):
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?)", [(key, json.dumps(row)) for key, row in rows.items()]
+            )
+
     def close(self) -> None:
         self._connection.close()
 
@@ -118,6 +130,11 @@ class VoteStore:
             add = "INSERT OR IGNORE INTO raters (id, name, created) VALUES (?, ?, ?)"
             self._connection.execute(add, (secrets.token_urlsafe(12), name, time.time()))
             return self._connection.execute("SELECT id FROM raters WHERE name = ?", (name,)).fetchone()[0]
+
+    def invited(self) -> dict[str, str]:
+        """The ids of all raters with a name."""
+        with self._lock:
+            return dict(self._connection.execute("SELECT name, id FROM raters WHERE name IS NOT NULL ORDER BY created"))
 
     def knows(self, rater: str, named: bool = False) -> bool:
         """Whether there is such a rater, and one with a name where they must be `named`."""
@@ -215,6 +232,17 @@ class VoteStore:
         add = "INSERT INTO assignments (rater, pair, a_is_left, is_check, created) VALUES (?, ?, ?, ?, ?)"
         self._connection.execute(add, (rater, pair[0], random.random() < 0.5, check, now))
         return True
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What `VoteStore.keep` wrote down in `folder`: ``questions``, ``check_every`` and ``named``; nothing where nobody
+    has opened the study for votes."""
+    if not (Path(folder) / VOTES).is_file():
+        return {}
+    with closing(open_database(Path(folder) / VOTES, None)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'").fetchone():
+            return {}
+        return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM settings")}
 
 
 def is_text(prompt: str) -> bool:

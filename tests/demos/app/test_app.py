@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from study_folder import make
 
 from demos.app import command as app
 from demos.app.ask_page import Reader
+from demos.study.votes import VoteStore
 from tinyworld import lvlm
 
 __all__ = ["lvlm_weights"]
@@ -137,6 +139,25 @@ def test_a_study_is_a_tab(host, reader, ram):
     assert {"Playground", "Study", "Vote", "Report"} <= set(labels)
     inner = [f.fn for f in study.fns.values() if f.fn is not None]
     assert inner and {f.fn for f in page.fns.values()} >= set(inner), "its callbacks and loading came along"
+
+
+def test_a_study_for_the_invited_is_theirs_in_the_app_too(ram):
+    folder = make(ram / "study")
+    store = VoteStore(folder, ("overall", "text"), check_every=0)
+    store.keep(named=True)
+    study = app.load_study(app.parse(["--study", str(folder)]))
+    (start,) = [f.fn for f in study.fns.values() if f.fn and f.targets[0][1] == "load"]
+    invited = SimpleNamespace(query_params={"rater": store.invite("ann")})
+    for kept, request, title in (
+        (None, SimpleNamespace(query_params={}), "By invitation"),
+        (store.new_rater(), SimpleNamespace(query_params={}), "By invitation"),
+        (None, invited, "Which picture do you prefer?"),
+    ):
+        assert title in start(kept, request)[2]
+    assert "Report" not in [getattr(block, "label", None) for block in study.blocks.values()]
+    store.keep(named=False)
+    study = app.load_study(app.parse(["--study", str(folder)]))
+    assert "Report" in [getattr(block, "label", None) for block in study.blocks.values()]
 
 
 def test_every_callback_is_private_and_the_model_has_one_queue(host, reader):

@@ -96,6 +96,7 @@ def test_files(folder, capsys):
     study.main([str(folder), "--report"])
     out = capsys.readouterr().out
     assert "overall: dynamic against static:4: 18 wins, 6 ties, 0 losses" in out
+    assert "left out: 12 votes of careless, who failed attention checks" in out.splitlines()
     page = (folder / "report.html").read_text()
     assert "<script" not in page and json.loads((folder / "report.json").read_text())["votes"] == 48
     table = pd.read_csv(folder / "votes.csv")

@@ -192,6 +192,64 @@ def test_links_of_a_shared_page_are_public(folder, ram, capsys, monkeypatch):
     assert [line for line in capsys.readouterr().out.splitlines() if "?rater=" in line] == wanted
 
 
+@pytest.fixture
+def opened(folder, ram, monkeypatch):
+    """Serves the study as the command does; returns the page and whether the named alone may vote there."""
+    pages = []
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: (pages.append(page), page.close()))
+    for variable in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(variable, str(ram))
+    built = []
+    build = study_page.build
+    monkeypatch.setattr(study_page, "build", lambda *args: built.append(args[1:4]) or build(*args))
+
+    def start(*arguments):
+        study.main([str(folder), "--port", "0", *arguments])
+        questions, check_every, named = built[-1]
+        return tuple(questions), check_every, named
+
+    return start
+
+
+def test_a_study_for_the_invited_stays_theirs(folder, opened, capsys):
+    """Also where whoever serves it next forgets to say so."""
+    assert opened() == (("overall",), 12, False)
+    asked = ("--questions", "text", "overall", "--no-checks")
+    assert opened(*asked, "--raters", "ann") == (("text", "overall"), 0, True)
+    capsys.readouterr()
+    assert opened() == (("text", "overall"), 0, True)
+    assert opened("--raters", "bob", "--check-every", "5") == (("text", "overall"), 5, True)
+    links = [line for line in capsys.readouterr().out.splitlines() if "?rater=" in line]
+    assert [line.split(":")[0] for line in links] == ["ann", "ann", "bob"]
+    assert opened("--anyone") == (("text", "overall"), 5, False)
+    assert opened() == (("text", "overall"), 5, False)
+
+
+def test_a_link_that_cannot_be_made_is_the_end(folder, opened, capsys, monkeypatch):
+    def no_network(**_):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_network)
+    monkeypatch.setenv(study.PASSWORD, "open sesame")
+    with pytest.raises(SystemExit) as stop:
+        opened("--share", "--password", "--raters", "ann")
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.err.startswith("error: argument --share: there is no public link")
+    assert "?rater=" not in captured.out  # links that nobody could open
+    address = re.search(r"http://127\.0\.0\.1:\d+", captured.out)[0]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address, trust_env=False)
+
+
+def test_a_public_link_without_a_password_is_warned_of(folder, opened, capsys, monkeypatch):
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://1234.gradio.live")
+    monkeypatch.setenv(study.PASSWORD, "open sesame")
+    opened("--share")
+    assert "warning: --share without --password" in capsys.readouterr().err
+    opened("--share", "--password")
+    assert "warning: --share" not in capsys.readouterr().err
+
+
 BAD = {
     "no study": ([], "study"),
     "both": (["{tmp}", "--votes-for", "60"], "--votes-for"),
@@ -200,6 +258,7 @@ BAD = {
     "question": (["{tmp}", "--questions", "taste"], "--questions"),
     "question twice": (["{tmp}", "--questions", "text", "text"], "--questions"),
     "rater": (["{tmp}", "--raters", " "], "--raters"),
+    "invited and anyone": (["{tmp}", "--raters", "ann", "--anyone"], "--anyone"),
     "checks": (["{tmp}", "--check-every", "0"], "--check-every"),
     "port": (["{tmp}", "--port", "70000"], "--port"),
     "half": (["--votes-for", "50"], "--votes-for"),

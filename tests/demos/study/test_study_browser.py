@@ -76,7 +76,7 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     page.screenshot(path=SCREENS / "desk.png")
 
     expected = {}
-    keys = {"left": "ArrowLeft", "tie": "ArrowDown", "right": "ArrowRight"}
+    keys = {"left": "ArrowLeft", "tie": "t", "right": "ArrowRight"}
     for number in range(10):
         choice = ("left", "right", "tie")[number % 3]
         if number % 2:
@@ -121,6 +121,51 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     page.wait_for_timeout(500)
     page.screenshot(path=SCREENS / "report_dark.png", full_page=True)
     assert errors == []
+
+
+def test_keys_that_scroll_are_no_votes(folder, address, browser):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 800, "height": 260})
+    page.goto(address)
+    page.wait_for_selector(".pair img")
+    page.wait_for_function("document.getElementById('study-tie').disabled === false")
+    for key in ("ArrowDown", "PageDown", "End"):
+        page.evaluate("scrollTo(0, 0)")
+        page.keyboard.press(key)
+        page.wait_for_function("scrollY > 0")
+    page.keyboard.press("Space")
+    page.wait_for_timeout(1000)
+    assert votes(folder) == {}
+
+
+@pytest.mark.parametrize("size", [(1366, 620), (1280, 600), (390, 664)])
+def test_the_answers_are_on_the_screen_with_the_pictures(folder, address, browser, size):
+    page = browser.new_page()
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    page.goto(address)
+    page.wait_for_selector(".pair img")
+    for where in ("#study-left", "#study-tie", "#study-right", ".pair img"):
+        box = page.locator(where).first.bounding_box()
+        assert box["y"] + box["height"] <= size[1], where
+    assert page.locator(".pair img").first.bounding_box()["width"] >= 140
+
+
+def test_a_tap_leaves_no_mark_on_the_next_pair(folder, address, browser):
+    """Else the answer that was given last would stand out, which is no way to ask."""
+    context = browser.browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector(".pair img")
+    looks = """() => ['left', 'tie', 'right'].map((side) => {
+      const look = getComputedStyle(document.getElementById('study-' + side));
+      return [look.backgroundColor, look.color, look.borderColor, look.boxShadow, look.outlineStyle].join(' ');
+    })"""
+    for side in ("left", "tie", "right"):
+        after(page, lambda side=side: page.tap(f"#study-{side}"))
+        page.wait_for_timeout(800)  # colours change slowly
+        assert page.evaluate(f"document.getElementById('study-{side}').matches(':hover')"), "as on a phone"
+        assert len(set(page.evaluate(looks))) == 1
+    context.close()
 
 
 def test_nothing_tells_what_made_a_picture(folder, address, browser):
