@@ -119,13 +119,25 @@ def candidates(host: Host, result: Result | None, step: Any) -> str:
         used = plots.place(scales, record["scale"][0])
         items = []
         for k, (scale, image) in enumerate(zip(scales, host.decode(result.denoised(index)), strict=True)):
-            scores = {} if held else {name: values[0][k] for name, values in record["scores"].items()}
-            lines = [f"{name} {'—' if value is None else f'{value:.3g}'}" for name, value in scores.items()]
+            lines = [] if held else [f"{name} {said(rows[0], k, used)}" for name, rows in record["scores"].items()]
             if not held and record["total"][0][k] is not None:
                 lines.append(f"combined {record['total'][0][k]:+.2f}")
             mark = ("kept" if held and "noise" not in record else "chosen") if k == used else None
             items.append(Card(image, f"scale {scale:g}", tuple(lines), mark))
         return cards(items)
+
+
+def said(scores: list[float | None], k: int, chosen: int | None) -> str:
+    """The score of candidate `k` in words: that of the chosen one as it is, of the others what they have more or less,
+    for all may be alike in the digits that one reads. Without a chosen one, with the digits that tell them apart."""
+    score, own = scores[k], None if chosen is None else scores[chosen]
+    if score is None:
+        return "—"
+    if own is not None:
+        return f"{own:.4g}" if k == chosen else f"{score - own:+.2g}".replace("-", "−")
+    values = {value for value in scores if value is not None}
+    digits = next((n for n in range(3, 9) if len({f"{value:.{n}g}" for value in values}) == len(values)), 9)
+    return f"{score:.{digits}g}"
 
 
 def tab(host: Host) -> None:
@@ -156,8 +168,9 @@ def tab(host: Host) -> None:
                 gallery = gr.HTML(elem_id="candidates")
                 gr.Markdown(
                     "What the picture would become by each candidate scale, as predicted at this step. The search took "
-                    "the marked one, or kept it from the step before; the colours above compare the candidates of a "
-                    "step with each other, brighter is better.",
+                    "the marked one, or kept it from the step before; under the others stands how far their scores "
+                    "differ from its. The colours above compare the candidates of a step with each other, brighter is "
+                    "better.",
                     elem_classes="note",
                 )
     result = gr.State()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from demos.app.live import begin, cancel, errors_as_messages, live
-from demos.app.playground import candidates, generate
+from demos.app.playground import candidates, generate, said
 from demos.app.side_by_side import Decoder, Result, run
 from demos.generate import denoise
 from guidance import Budget, GreedySearch, NoiseSearch, Static
@@ -103,6 +103,20 @@ def test_candidates_of_a_step(host):
     for bad in (0, STEPS + 1, 1.5, "1", None):
         with pytest.raises(gr.Error, match="Step must be"):
             candidates(host, result, bad)
+
+
+def test_cards_tell_scores_apart(host):
+    """Of evaluators whose scores of one step are nearly alike."""
+
+    def near(latents, context):
+        return 39.9 + 1e-3 * torch.arange(latents.shape[1]).float().expand(latents.shape[:2])
+
+    near.space = "noisy"
+    result = run(host.pipe, GreedySearch([near], (1.0, 4.0, 9.0)), PROMPT, SEED, 2, STATIC, host.decode, lambda _: None)
+    assert re.findall(r"near ([^<]+)<", candidates(host, result, 1)) == ["−0.002", "−0.001", "39.9"]
+    assert [said([39.9, 39.901, None, 39.9], k, None) for k in range(4)] == ["39.9", "39.901", "—", "39.9"]
+    assert [said([39.9, None], k, 1) for k in range(2)] == ["39.9", "—"]
+    assert [said([0.5, 0.25, 0.5], k, 0) for k in range(3)] == ["0.5", "−0.25", "+0"]
 
 
 def test_a_weight_of_zero_leaves_an_evaluator_out(host):
