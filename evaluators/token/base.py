@@ -4,6 +4,7 @@ Candidates are the visual tokens ``(batch, tokens, dim)`` as they are at one dep
 padded, `TokenContext.valid` says where. Scores are ``(batch, tokens)``, higher is better kept. See `base`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeGuard, overload
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, overload
 import torch
 
 from ..base import Calibration, Evaluator, FunctionEvaluator
+from .images import Images
 
 
 class Received(Protocol):
@@ -40,8 +42,9 @@ class TokenContext:
     Attributes:
         layer: layers that have run; 0 is before the first.
         valid: ``(batch, tokens)``, False where a row is padded.
-        keep: ``(batch,)``, how many tokens of each row will stay.
+        keep: ``(batch, images)``, how many tokens of each image of a row will stay; 0 where a row has fewer images.
         ordinal: ``(batch, tokens)``, the index of a token among all visual tokens that its row began with.
+        image: ``(batch, tokens)``, of which image, tile or video of its row a token is; of the only one where `None`.
         needed: ``(batch, tokens)``, those that the model reads out from and that stay whatever their scores; none where
             `None`.
         states: ``(batch, length, dim)``, the whole sequence as it is now.
@@ -65,6 +68,7 @@ class TokenContext:
     valid: torch.Tensor
     keep: torch.Tensor
     ordinal: torch.Tensor
+    image: torch.Tensor | None = None
     needed: torch.Tensor | None = None
     states: torch.Tensor | None = None
     instruction: torch.Tensor | None = None
@@ -76,6 +80,12 @@ class TokenContext:
     keys: Callable[[], torch.Tensor] | None = None
     encoder_attention: Callable[[], torch.Tensor] | None = None
     encoder_keys: Callable[[], torch.Tensor] | None = None
+
+    @functools.cached_property
+    def images(self) -> Images:
+        """The images of each row, apart."""
+        image = torch.zeros_like(self.ordinal) if self.image is None else self.image
+        return Images(image, self.valid, self.keep.shape[1])
 
     @overload
     def need(self, attribute: Literal["states", "instruction", "last"], reader: str) -> torch.Tensor: ...

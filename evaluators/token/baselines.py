@@ -28,7 +28,7 @@ class RandomTokens(TokenEvaluator):
 
 
 class UniformTokens(TokenEvaluator):
-    """1 for one token in each of `TokenContext.keep` equal stretches of raster order, 0 for the others.
+    """1 for one token in each of `TokenContext.keep` equal stretches of an image's raster order, 0 for the others.
 
     The place in the stretch moves on by the golden ratio, or stretches that divide a picture's width would keep whole
     columns and nothing between them.
@@ -37,9 +37,10 @@ class UniformTokens(TokenEvaluator):
     name = "uniform"
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
-        keep, count = context.keep[:, None], context.valid.sum(1, keepdim=True)
-        stretch = torch.arange(int(context.keep.max()), device=candidates.device)
+        images, keep = context.images, context.keep.flatten()[:, None]
+        count = images.valid.sum(1, keepdim=True)
+        stretch = torch.arange(int(keep.max()), device=candidates.device)
         begin, end = (torch.minimum(n * count // keep.clamp(min=1), count) for n in (stretch, stretch + 1))
         picked = begin + (stretch * GOLDEN % 1 * (end - begin)).long()
-        scores = torch.zeros(context.valid.shape, device=candidates.device)
-        return scores.scatter_add(1, picked.clamp(max=scores.shape[1] - 1), (stretch < keep).float())
+        scores = torch.zeros(images.valid.shape, device=candidates.device)
+        return images.join(scores.scatter_add(1, picked.clamp(max=scores.shape[1] - 1), (stretch < keep).float()))

@@ -37,14 +37,24 @@ def check_keep(keep: Mapping[int, float | int]) -> dict[int, float | int]:
 
 
 def keep_count(keep: float | int, total: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """How many tokens of each row stay ``(batch,)``: at least 1 where there is any, at most those present.
+    """How many tokens of each image stay ``(batch, images)``, at most those present.
 
     Args:
-        keep: a share of `total`, rounded half up, or a count.
-        total: visual tokens that each row began with, ``(batch,)``.
-        present: visual tokens that are left, ``(batch,)``.
+        keep: a share of `total` of each image, rounded half up and at least 1 where there is any; or a count for the
+            row, divided among its images in proportion to `total` (by the odd divisors 1, 3, 5, …; of equals, the
+            earlier has more).
+        total: visual tokens that each image began with, ``(batch, images)``.
+        present: those that are left, ``(batch, images)``.
     """
-    wanted = torch.full_like(total, keep) if isinstance(keep, int) else (total.float() * keep + 0.5).long().clamp(min=1)
+    if isinstance(keep, float):
+        wanted = (total.float() * keep + 0.5).long().clamp(min=1)
+    elif total.shape[1] == 1:
+        wanted = torch.full_like(total, keep)
+    else:
+        seats = torch.arange(int(total.max()), device=total.device)
+        claims = (total[..., None] / (2 * seats + 1)).masked_fill(seats >= total[..., None], 0.0)
+        granted = top_k(claims.flatten(1), (claims > 0).flatten(1), torch.full_like(total[:, 0], keep))
+        wanted = granted.view(claims.shape).sum(-1)
     return torch.minimum(wanted, present)
 
 
@@ -113,7 +123,7 @@ class Decision:
         stays: which stay.
         into: which of them take up the dropped (`merge_dropped`); `None` where nothing is merged.
         scores: name to scores of each evaluator.
-        total: what they were chosen by.
+        total: what they were chosen by, which sums up to 1 for each evaluator and image.
     """
 
     stays: torch.Tensor
@@ -127,8 +137,8 @@ class TokenPruning:
 
     Args:
         evaluators: token evaluators or plain functions (`evaluators.token.base`), with distinct names.
-        keep: after how many layers, which share (float, of the visual tokens the row began with) or number (int) of
-            visual tokens stays; 0 is before the first layer. See `check_keep`.
+        keep: after how many layers, which share (float, of the visual tokens that an image began with) or number (int,
+            of a row, divided among its images) of visual tokens stays; 0 is before the first layer. See `keep_count`.
         weights: factor of an evaluator by name; 1 where absent. See `evaluators.combine`.
         similar: share in [0, 1] of what is dropped that goes because a better token says the same, before the rest goes
             by score (`drop_similar`).
@@ -170,28 +180,34 @@ class TokenPruning:
         return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual)
 
     def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
-        """What stays of `tokens` ``(batch, tokens, dim)``: `TokenContext.needed` and the best others. A score that is
-        not finite counts as the lowest. In a row of which no evaluator says anything, evenly spaced tokens stay."""
+        """What stays of `tokens` ``(batch, tokens, dim)``, of each image for itself: `TokenContext.needed` and the best
+        others. A score that is not finite counts as the lowest. Of an image of which no evaluator says anything, evenly
+        spaced tokens stay."""
+        images = context.images
         scores = {}
         for name, evaluator in self.evaluators.items():
             values = score(evaluator, tokens, context).masked_fill(~context.valid, 0.0)
             bad = ~values.isfinite()
             least = values.masked_fill(bad, torch.inf).amin(1, keepdim=True)
             scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
-        total, _ = combine(scores, self.weights, by_share(context.valid))
-        total = torch.where(total.any(1, keepdim=True), total, UniformTokens()(tokens, context))
-        left, keep, ranked = context.valid, context.keep, total
+        split = {name: images.split(values) for name, values in scores.items()}
+        total, _ = combine(split, self.weights, by_share(images.valid))
+        even = images.split(UniformTokens()(tokens, context))
+        total = torch.where(total.any(1, keepdim=True), total, even)
+        left, keep, ranked, needed = images.valid, context.keep.flatten(), total, None
         if context.needed is not None:
-            ranked = total.masked_fill(context.needed, torch.inf)
+            needed = images.split(context.needed)
+            ranked = total.masked_fill(needed, torch.inf)
         if self.similar:
             drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()
-            left = drop_similar(ranked, context.need("keys", "similar")(), left, drop)
+            left = drop_similar(ranked, images.split(context.need("keys", "similar")()), left, drop)
         spaced = (keep.float() * self.contextual + 0.5).long()
         stays = top_k(ranked, left, keep - spaced)
-        if context.needed is not None:
-            stays = stays | context.needed
+        if needed is not None:
+            stays = stays | needed
         into = stays if self.merge else None
         if self.contextual:
             into = evenly(left & ~stays, spaced)
             stays = stays | into
-        return Decision(stays, into, scores, total)
+        into = None if into is None else images.join(into)
+        return Decision(images.join(stays), into, scores, images.join(total))

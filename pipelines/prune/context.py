@@ -27,7 +27,7 @@ def token_context(
 
     Args:
         states: present, ``(batch, n, dim)``.
-        keep: how many visual tokens of each row will stay, ``(batch,)``.
+        keep: how many visual tokens of each image of a row will stay, ``(batch, images)``.
         layers: of the decoder.
         stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
@@ -67,6 +67,7 @@ def token_context(
         keep=keep,
         ordinal=(visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
         states=states,
+        image=run.image_at(place),
         needed=needed.gather(1, origin) & valid,
         instruction=run.at_slots(instruction),
         last=last_true(run.at_slots(asked)),

@@ -6,7 +6,6 @@ mask and the rotary cosines by those of the tokens that are left. The layers' ca
 (`PrunedLayer`), which is all that decoding needs to build its masks. No modelling code is copied.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
 from .context import token_context
+from .images import VisualTokens
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
 from .reader import ClassTokenReader
@@ -80,8 +80,7 @@ class DecoderPruner:
             raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
         self.host, self.prompts, self.reader = host, prompts, reader
-        self.signature = inspect.signature(host.forward)
-        self.visual: torch.Tensor | None = None  # of the chunk about to run
+        self.visual = VisualTokens(host)
         self.run: Run | None = None
         self.last: PruningTrace | None = None
         self.handles: list[Any] = []
@@ -91,6 +90,7 @@ class DecoderPruner:
     def attach(self) -> None:
         hooks = self.handles
         self.prompts.attach()
+        self.visual.attach()
         hooks.append(self.host.register_forward_pre_hook(self.before_host, with_kwargs=True))
         hooks.append(self.model.register_forward_pre_hook(self.before_model, with_kwargs=True))
         hooks.append(self.model.register_forward_hook(self.after_model))
@@ -109,32 +109,19 @@ class DecoderPruner:
         while self.handles:
             self.handles.pop().remove()
         self.prompts.detach()
-        self.visual = self.run = None
+        self.visual.detach()
+        self.run = None
         if self.reader is not None:
             self.reader.detach()
 
     def before_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Finds which tokens of the chunk about to run are visual, as the host itself does."""
-        call = self.signature.bind(*args, **kwargs).arguments
-        ids, embeds = call.get("input_ids"), call.get("inputs_embeds")
-        self.visual = None
+        call = self.visual.begin(args, kwargs)
         if self.reader is not None:
             self.reader.begin(call)
-        given = ids if ids is not None else embeds
-        if given is None or given.shape[1] == 1:
-            return
-        names = ("image_token_id", "video_token_id")
-        tokens = [t for n in names if (t := getattr(self.host.config, n, None)) is not None]
-        marks = torch.tensor(tokens, device=given.device)
-        if ids is not None:
-            self.visual = torch.isin(ids, marks)
-        elif embeds is not None:
-            marks = self.host.get_input_embeddings()(marks).to(embeds)
-            self.visual = (embeds[:, :, None] == marks).all(-1).any(-1)
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
-        visual, self.visual, self.run = self.visual, None, None
+        kind, self.visual.seen.kind, self.run = self.visual.seen.kind, None, None
         if embeds is None:
             return
         check_cache(cache)
@@ -146,10 +133,15 @@ class DecoderPruner:
             raise ValueError(f"`attention_mask` must be (batch, all tokens) = {(batch, seen + length)}, got {got}.")
         real = mask.to(embeds.device).bool()
         prompt = None
-        if visual is not None:
-            prompt = self.prompts.read(seen, visual.to(embeds.device) & real[:, seen:], real[:, seen:])
-            prompt = prompt if prompt.visual.any() else None
-        self.run = Run(seen, length, real, embeds, prompt)
+        image, images = None, 1
+        if kind is not None:
+            kind = kind.to(embeds.device)
+            prompt = self.prompts.read(seen, (kind > 0) & real[:, seen:], real[:, seen:])
+            if prompt.visual.any():
+                image, images = self.visual.images(kind, prompt.visual)
+            else:
+                prompt = None
+        self.run = Run(seen, length, real, embeds, prompt, image, images)
         if prompt is not None:
             self.last = PruningTrace(prompt.visual)
 
@@ -259,7 +251,8 @@ class DecoderPruner:
         assert run.prompt is not None and last is not None
         visual = run.prompt.visual
         place, valid = run.candidates()
-        total, present = visual.sum(1), valid.sum(1)
+        assert run.image is not None
+        total, present = run.per_image(visual, run.image), run.per_image(valid, run.image_at(place))
         keep = keep_count(self.pruning.keep[index], total, present)
         if bool((keep == present).all()):
             return states
@@ -275,8 +268,10 @@ class DecoderPruner:
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays
         if decision.into is not None:
-            features = context.encoder_keys() if context.encoder_keys is not None else None
-            merged = merge_dropped(tokens, valid & ~stays, decision.into, features)
+            split = context.images.split
+            features = split(context.encoder_keys()) if context.encoder_keys is not None else None
+            merged = merge_dropped(split(tokens), split(valid & ~stays), split(decision.into), features)
+            merged = context.images.join(merged)
             merged = torch.where(valid.to(merged.device)[..., None], merged, tokens)
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
 

@@ -83,9 +83,9 @@ class EncoderPruner:
             self.last = PruningTrace(torch.ones(batch, present, dtype=torch.bool, device=states.device))
         last = self.last
         assert last is not None
-        total = torch.full((batch,), last.visual.shape[1], device=states.device)
+        total = torch.full((batch, 1), last.visual.shape[1], device=states.device)
         keep = keep_count(self.pruning.keep[index], total, torch.full_like(total, present))
-        if int(keep[0]) == present:
+        if int(keep[0, 0]) == present:
             return states
         valid = torch.ones(batch, present, dtype=torch.bool, device=states.device)
         context = TokenContext(

@@ -51,10 +51,10 @@ def prune(
     zero. A cache made while pruning can be continued only while pruning. Layers spread over several devices are not
     supported.
 
-    Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts; in
-    training what comes before the first label that counts. Where an answer is part of the input without `labels`, say
-    what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and so
-    does every token whose next label counts.
+    Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts;
+    in training what comes before the first label that counts. Where an answer is part of the input without `labels`,
+    say what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and
+    so does every token whose next label counts.
 
     Args:
         model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP

@@ -47,6 +47,7 @@ class Run:
         real: ``(batch, seen + length)``, False at padding.
         embeds: what the first layer was given, ``(batch, length, dim)``.
         prompt: `None` where the chunk has no visual token.
+        image, images: ``(batch, length)``, of which image of its row a visual token is, and how many a row has at most.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
         places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
@@ -60,6 +61,8 @@ class Run:
     real: torch.Tensor
     embeds: torch.Tensor
     prompt: Prompt | None
+    image: torch.Tensor | None = None
+    images: int = 1
     slots: torch.Tensor | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -85,6 +88,16 @@ class Run:
             assert self.prompt is not None
             self.places = compact(self.at_slots(self.prompt.visual))
         return self.places
+
+    def image_at(self, place: torch.Tensor) -> torch.Tensor:
+        """`image` of the states at `place` ``(batch, tokens)``, likewise."""
+        assert self.image is not None
+        return self.image.gather(1, self.chunk().gather(1, place).clamp(min=0))
+
+    def per_image(self, tokens: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """How many of `tokens` ``(batch, any)`` bool each image has, ``(batch, images)``."""
+        counts = torch.zeros(len(tokens), self.images, dtype=torch.long, device=tokens.device)
+        return counts.scatter_add(1, image, tokens.long())
 
     def present(self) -> torch.Tensor:
         """Which of the present states are tokens, neither padding nor empty, ``(batch, n)`` bool."""

@@ -22,7 +22,9 @@ COUNTS = (9, 5, 1)
 def context(**kwargs) -> TokenContext:
     valid = torch.arange(TOKENS) < torch.tensor(COUNTS)[:, None]
     ordinal = torch.arange(TOKENS).expand(BATCH, -1)
-    return TokenContext(**{"layer": 1, "valid": valid, "keep": torch.tensor([4, 2, 1]), "ordinal": ordinal} | kwargs)
+    return TokenContext(
+        **{"layer": 1, "valid": valid, "keep": torch.tensor([[4], [2], [1]]), "ordinal": ordinal} | kwargs
+    )
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_uniform(tokens):
 def test_uniform_tokens_of_a_grid_stand_in_no_line(keep):
     """A square picture in raster order: all rows and columns keep about as many."""
     everything = torch.ones(1, 256, dtype=torch.bool)
-    scores = UniformTokens()(torch.zeros(1, 256, 1), context(valid=everything, keep=torch.tensor([keep])))
+    scores = UniformTokens()(torch.zeros(1, 256, 1), context(valid=everything, keep=torch.tensor([[keep]])))
     assert scores.sum() == keep
     grid = scores.view(16, 16)
     for lines in (grid.sum(0), grid.sum(1)):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from evaluators.base import FunctionEvaluator
 from evaluators.token.base import TokenContext
-from evaluators.token.baselines import RandomTokens
+from evaluators.token.baselines import RandomTokens, UniformTokens
+from evaluators.token.diversity import Diversity
 from guidance.tokens.presets import TOKEN_PRESETS, scaled
 from guidance.tokens.pruning import TokenPruning, check_keep, drop_similar, evenly, keep_count, merge_dropped, top_k
 
@@ -19,7 +21,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def context(keep=(4, 3, 1), **kwargs) -> TokenContext:
     ordinal = torch.arange(TOKENS).expand(BATCH, -1)
-    return TokenContext(layer=1, valid=VALID, keep=torch.tensor(keep), ordinal=ordinal, **kwargs)
+    return TokenContext(layer=1, valid=VALID, keep=torch.tensor(keep)[:, None], ordinal=ordinal, **kwargs)
 
 
 @pytest.mark.parametrize("keep", [{}, {-1: 0.5}, {1: 0.0}, {1: 1.1}, {1: 0}, {1: True}, {True: 0.5}, {1: 0.5, 3: 0.6}])
@@ -33,11 +35,73 @@ def test_schedules_are_sorted():
 
 
 def test_keep_count():
-    total, present = torch.tensor([576, 10, 3, 0]), torch.tensor([504, 10, 2, 0])
-    assert keep_count(0.125, total, present).tolist() == [72, 1, 1, 0]
-    assert keep_count(0.25, total, present).tolist() == [144, 3, 1, 0]
-    assert keep_count(1.0, total, present).tolist() == [504, 10, 2, 0]
-    assert keep_count(64, total, present).tolist() == [64, 10, 2, 0]
+    total, present = torch.tensor([[576], [10], [3], [0]]), torch.tensor([[504], [10], [2], [0]])
+    assert keep_count(0.125, total, present).flatten().tolist() == [72, 1, 1, 0]
+    assert keep_count(0.25, total, present).flatten().tolist() == [144, 3, 1, 0]
+    assert keep_count(1.0, total, present).flatten().tolist() == [504, 10, 2, 0]
+    assert keep_count(64, total, present).flatten().tolist() == [64, 10, 2, 0]
+
+
+def test_a_count_is_divided_among_images():
+    """One after the other to the image with the largest claim, written out; a smaller count takes from what a larger
+    one gave."""
+    totals = [[16, 16], [100, 10], [7, 0], [3, 40]]
+    total, before = torch.tensor(totals), torch.tensor(totals)
+    for count in (56, 20, 5, 3, 1):
+        got = keep_count(count, total, total)
+        assert (got <= before).all()
+        before = got
+        for row, sizes in enumerate(totals):
+            seats = [0] * len(sizes)
+            for _ in range(min(count, sum(sizes))):
+                claims = [n / (2 * s + 1) if s < n else 0.0 for n, s in zip(sizes, seats, strict=True)]
+                seats[claims.index(max(claims))] += 1
+            assert got[row].tolist() == seats
+    assert keep_count(0.25, total, total).tolist() == [[4, 4], [25, 3], [2, 0], [1, 10]]
+
+
+def test_each_image_of_a_row_decides_alone():
+    """As if it were a row of its own."""
+    sizes, keeps = [[4, 5], [9, 0], [2, 3]], [[2, 1], [4, 0], [2, 2]]
+    valid = torch.arange(9) < torch.tensor([[9], [9], [5]])
+    image = torch.tensor([[0] * 4 + [1] * 5, [0] * 9, [0] * 2 + [1] * 7])
+    tokens, keys, scores = random(3, 9, DIM), random(3, 9, DIM, seed=1), random(3, 9, seed=2)
+    flat = torch.zeros(3, 9)
+    flat[2, 3] = 1.0  # says nothing of the first image of the last row
+    panel = [Diversity(), UniformTokens(), FunctionEvaluator(lambda t, c: scores, "given", "tokens")]
+    panels = [*([e] for e in panel), panel, [FunctionEvaluator(lambda t, c: flat, "flat", "tokens")]]
+    whole = TokenContext(1, valid, torch.tensor(keeps), torch.arange(9).expand(3, -1), image=image, keys=lambda: keys)
+    for evaluators in panels:
+        for more in ({}, {"similar": 0.5}, {"contextual": 0.5}, {"merge": True}):
+            got = TokenPruning(evaluators, {1: 0.5}, **more).decide(tokens, whole)
+            for row in range(3):
+                begin = 0
+                for size, keep in zip(sizes[row], keeps[row], strict=True):
+                    part = slice(begin, begin + size)
+                    begin += size
+                    if not size:
+                        continue
+
+                    def cut(e, row=row, part=part):
+                        if e.name not in ("given", "flat"):
+                            return e
+                        own = (scores if e.name == "given" else flat)[row : row + 1, part]
+                        return FunctionEvaluator(lambda t, c: own, e.name, "tokens")
+
+                    alone = TokenContext(
+                        1,
+                        valid[row : row + 1, part],
+                        torch.tensor([[keep]]),
+                        torch.arange(size)[None],
+                        keys=lambda row=row, part=part: keys[row : row + 1, part],
+                    )
+                    pruning = TokenPruning([cut(e) for e in evaluators], {1: 0.5}, **more)
+                    expected = pruning.decide(tokens[row : row + 1, part], alone)
+                    assert torch.equal(got.stays[row, part], expected.stays[0])
+                    torch.testing.assert_close(got.total[row, part], expected.total[0])
+                    if expected.into is not None:
+                        assert torch.equal(got.into[row, part], expected.into[0])
+                assert not got.stays[row, begin:].any()
 
 
 def test_top_k():
@@ -149,7 +213,7 @@ def test_presets():
     assert pruning.keep == {7: 0.875, 9: 0.625, 12: 0.125}
     assert pruning.evaluators["transition"].layers == (7, 12)
     counts = [
-        keep_count(share, torch.tensor([576]), torch.tensor([576]))
+        keep_count(share, torch.tensor([[576]]), torch.tensor([[576]]))[0]
         for share in TOKEN_PRESETS["sparsevlm"](32).keep.values()
     ]
     assert torch.cat(counts).tolist() == [300, 200, 110]
