@@ -6,6 +6,7 @@ mask and the rotary cosines by those of the tokens that are left. The layers' ca
 (`PrunedLayer`), which is all that decoding needs to build its masks. No modelling code is copied.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from .images import VisualTokens
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
 from .reader import ClassTokenReader
-from .run import PruningTrace, Run, Stage
+from .run import PruningTrace, Run, Stage, Traces
 
 DECODERS = (
     "LlamaDecoderLayer",
@@ -33,6 +34,13 @@ DECODERS = (
     "Qwen2VLDecoderLayer",
     "Qwen2_5_VLDecoderLayer",
 )
+
+
+class Running(threading.local):
+    """The forward that this thread is in."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
 
 
 class DecoderPruner:
@@ -81,8 +89,8 @@ class DecoderPruner:
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
         self.host, self.prompts, self.reader = host, prompts, reader
         self.visual = VisualTokens(host)
-        self.run: Run | None = None
-        self.last: PruningTrace | None = None
+        self.running = Running()
+        self.traces = Traces()
         self.handles: list[Any] = []
 
     # -------------------------------------------------------------------------------------------------- hooks
@@ -110,7 +118,6 @@ class DecoderPruner:
             self.handles.pop().remove()
         self.prompts.detach()
         self.visual.detach()
-        self.run = None
         if self.reader is not None:
             self.reader.detach()
 
@@ -121,7 +128,7 @@ class DecoderPruner:
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
-        kind, self.visual.seen.kind, self.run = self.visual.seen.kind, None, None
+        kind, self.visual.seen.kind, self.running.run = self.visual.seen.kind, None, None
         if embeds is None:
             return
         check_cache(cache)
@@ -141,13 +148,13 @@ class DecoderPruner:
                 image, images = self.visual.images(kind, prompt.visual)
             else:
                 prompt = None
-        self.run = Run(seen, length, real, embeds, prompt, image, images)
+        self.running.run = Run(seen, length, real, embeds, prompt, image, images)
         if prompt is not None:
-            self.last = PruningTrace(prompt.visual)
+            self.traces.add(PruningTrace(prompt.visual))
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Files what the caches hold, and puts the states back where they came from: zero where dropped."""
-        run, self.run = self.run, None
+        run, self.running.run = self.running.run, None
         if run is None:
             return None
         if run.cache is not None:
@@ -169,7 +176,7 @@ class DecoderPruner:
 
     def after_block(self, watching: list[LayerObserver]) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            run = self.run
+            run = self.running.run
             if run is None or run.prompt is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
@@ -185,7 +192,7 @@ class DecoderPruner:
 
     def before_layer(self, index: int) -> Callable:
         def hook(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-            run = self.run
+            run = self.running.run
             if run is None:
                 return None
             states = args[0] if args else kwargs["hidden_states"]
@@ -247,7 +254,7 @@ class DecoderPruner:
 
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
-        last = self.last
+        last = self.traces.last
         assert run.prompt is not None and last is not None
         visual = run.prompt.visual
         place, valid = run.candidates()

@@ -1,5 +1,6 @@
 """Patches leave a stock vision encoder between two layers: CLIP, SigLIP and ViT."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from evaluators.token.base import TokenContext, observes
 from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
-from .run import PruningTrace
+from .run import PruningTrace, Traces
 
 # class of the encoder -> how many tokens come before the patches (the class token), and the names in a layer
 ENCODERS = {
@@ -18,6 +19,19 @@ ENCODERS = {
     "SiglipVisionModel": (0, "layer_norm1", "self_attn"),
     "ViTModel": (1, "layernorm_before", "attention"),
 }
+
+
+class Left(threading.local):
+    """What is left in the forward that this thread is in.
+
+    Attributes:
+        patches: ``(batch, patches now)``, which patch each is; `None` until pruned.
+        previous: states that the previous layer was given, kept where it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.patches: torch.Tensor | None = None
+        self.previous: torch.Tensor | None = None
 
 
 class EncoderPruner:
@@ -44,8 +58,7 @@ class EncoderPruner:
         if names := [e.name for e in pruning.evaluators.values() if observes(e)]:
             raise ValueError(f"evaluator {names[0]!r} follows tokens through a language model, not a vision encoder.")
         self.handles: list[Any] = []
-        self.last: PruningTrace | None = None
-        self.clear()
+        self.left, self.traces = Left(), Traces()
 
     def attach(self) -> None:
         for index, layer in enumerate(self.layers):
@@ -59,8 +72,7 @@ class EncoderPruner:
         self.clear()
 
     def clear(self) -> None:
-        self.left: torch.Tensor | None = None  # (batch, patches now), which patch each is
-        self.previous: torch.Tensor | None = None
+        self.left.patches = self.left.previous = None
 
     def before_layer(self, index: int) -> Callable:
         def hook(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -69,7 +81,7 @@ class EncoderPruner:
                 raise ValueError("`attention_mask` must be None: a pruned vision encoder takes whole images.")
             if index in self.pruning.keep:
                 states = self.prune(index, states)
-            self.previous = states if index + 1 in self.pruning.keep else None
+            self.left.previous = states if index + 1 in self.pruning.keep else None
             return (states, *rest), kwargs
 
         return hook
@@ -78,10 +90,10 @@ class EncoderPruner:
         """Drops patches before layer `index`: ``(batch, n, dim)`` to ``(batch, fewer, dim)``."""
         first, tokens = self.first, states[:, self.first :]
         batch, present, _ = tokens.shape
-        if self.left is None:
-            self.left = torch.arange(present, device=states.device).expand(batch, -1)
-            self.last = PruningTrace(torch.ones(batch, present, dtype=torch.bool, device=states.device))
-        last = self.last
+        if self.left.patches is None:
+            self.left.patches = torch.arange(present, device=states.device).expand(batch, -1)
+            self.traces.add(PruningTrace(torch.ones(batch, present, dtype=torch.bool, device=states.device)))
+        last = self.traces.last
         assert last is not None
         total = torch.full((batch, 1), last.visual.shape[1], device=states.device)
         keep = keep_count(self.pruning.keep[index], total, torch.full_like(total, present))
@@ -92,7 +104,7 @@ class EncoderPruner:
             layer=index,
             valid=valid,
             keep=keep,
-            ordinal=self.left,
+            ordinal=self.left.patches,
             states=states,
             attention_matrix=lambda: self.attention(index)[:, :, first:, first:],
             keys=lambda: self.project(index, states, "k_proj").transpose(1, 2).flatten(2)[:, first:],
@@ -103,8 +115,8 @@ class EncoderPruner:
         if decision.into is not None:
             tokens = merge_dropped(tokens, valid & ~decision.stays, decision.into)
         order, _ = compact(decision.stays)
-        self.left = self.left.gather(1, order)
-        last.kept[index] = torch.zeros_like(last.visual).scatter(1, self.left, True)
+        self.left.patches = self.left.patches.gather(1, order)
+        last.kept[index] = torch.zeros_like(last.visual).scatter(1, self.left.patches, True)
         last.decisions[index] = decision
         return torch.cat([states[:, :first], take(tokens, order)], 1)
 
@@ -121,7 +133,7 @@ class EncoderPruner:
         Raises:
             ValueError: there is none.
         """
-        if self.previous is None:
+        if self.left.previous is None:
             raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
-        queries, keys = (self.project(index - 1, self.previous, name) for name in ("q_proj", "k_proj"))
+        queries, keys = (self.project(index - 1, self.left.previous, name) for name in ("q_proj", "k_proj"))
         return (queries @ keys.transpose(-1, -2)).float().mul(queries.shape[-1] ** -0.5).softmax(-1)

@@ -56,6 +56,8 @@ def prune(
     say what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and
     so does every token whose next label counts.
 
+    Threads may share a pruned model.
+
     Args:
         model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP
             or ViT, see `EncoderPruner`.
@@ -121,7 +123,8 @@ class Pruner:
 
     Attributes:
         pruning: what is dropped.
-        last: `PruningTrace` of the last forward with visual tokens, `None` before the first.
+        last: `PruningTrace` of the last forward with visual tokens, `None` before the first; of the thread that asks,
+            if it ran one.
     """
 
     def __init__(self, model: nn.Module, hooks: DecoderPruner | EncoderPruner) -> None:
@@ -131,7 +134,7 @@ class Pruner:
 
     @property
     def last(self) -> PruningTrace | None:
-        return self.hooks.last
+        return self.hooks.traces.last
 
     def enable(self) -> "Pruner":
         """Raises ValueError where the model is already pruned."""

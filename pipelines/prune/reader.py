@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,20 @@ from .modules import VisionLanguageModel
 
 if TYPE_CHECKING:
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+
+class Read(threading.local):
+    """Of the call that this thread is in.
+
+    Attributes:
+        features: ``(tokens, 1 + head dim)`` of the forward that runs.
+        layer: which layer's attention is waited for, and `states`: its input.
+    """
+
+    def __init__(self) -> None:
+        self.features: torch.Tensor | None = None
+        self.layer: int | None = None
+        self.states: torch.Tensor | None = None
 
 
 class ClassTokenReader:
@@ -36,20 +51,29 @@ class ClassTokenReader:
                 "LLaVA and LLaVA-NeXT with a CLIP vision tower."
             )
         self.host, self.layers = host, layers
-        self.features: torch.Tensor | None = None  # (tokens, 1 + head dim) of the forward that runs
+        self.own = Read()
+        self.handles: list[Any] = []
 
     def attach(self) -> None:
+        for index, layer in enumerate(self.layers):
+            hook = functools.partial(self.before_attention, index)
+            self.handles.append(layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True))
         stock = self.host.get_image_features
         self.host.__dict__["get_image_features"] = functools.wraps(stock)(functools.partial(self.encode, stock))
 
     def detach(self) -> None:
         self.host.__dict__.pop("get_image_features", None)
-        self.features = None
+        while self.handles:
+            self.handles.pop().remove()
 
     def begin(self, call: Mapping[str, Any]) -> None:
         """A forward of the host with these arguments begins."""
         given = (call.get("mm_encoder_outputs") or {}).get("image")
-        self.features = getattr(given, "class_token", None)
+        self.own.features = getattr(given, "class_token", None)
+
+    def before_attention(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if index == self.own.layer:
+            self.own.states = args[0] if args else kwargs["hidden_states"]
 
     def encode(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """`get_image_features`, whose output then also has what was read."""
@@ -59,22 +83,19 @@ class ClassTokenReader:
         layer = config.vision_feature_layer if layer is None else layer
         layer = layer if isinstance(layer, int) else layer[-1]  # of several the last
         index = layer - 1 if layer > 0 else len(self.layers) + layer  # hidden state n is the output of layer n - 1
-        seen: list[torch.Tensor] = []
-
-        def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
-
-        handle = self.layers[index].self_attn.register_forward_pre_hook(keep, with_kwargs=True)
+        self.own.layer = index
         try:
             output = stock(*args, **kwargs)
+            states = self.own.states
         finally:
-            handle.remove()
-        read = self.read(index, seen[-1])
+            self.own.layer = self.own.states = None
+        assert states is not None
+        read = self.read(index, states)
         if (call.get("vision_feature_select_strategy") or config.vision_feature_select_strategy) == "default":
             read = read[:, 1:]
-        self.features = self.flat(read, call)
+        self.own.features = self.flat(read, call)
         if not isinstance(output, tuple):
-            output.class_token = self.features
+            output.class_token = self.own.features
         return output
 
     def read(self, index: int, states: torch.Tensor) -> torch.Tensor:
@@ -108,14 +129,15 @@ class ClassTokenReader:
         Raises:
             ValueError: the visual tokens did not come through the vision encoder while pruning.
         """
-        if self.features is None:
+        features = self.own.features
+        if features is None:
             raise ValueError("`method` reads the vision encoder: give `model` images, or features made while pruning.")
-        count, tokens = len(self.features), int(visual.sum())
+        count, tokens = len(features), int(visual.sum())
         repeats = max(1, tokens // max(1, count))  # rows that `generate` repeated come one after the other
         if count * repeats != tokens or visual[::repeats].sum() != count:
             raise ValueError(f"`input_ids` have {tokens} unpadded visual tokens, the images {count}.")
-        rows = visual[::repeats].to(self.features.device)
-        spread = self.features.new_zeros(*rows.shape, self.features.shape[1])
-        spread = spread.masked_scatter(rows[..., None], self.features).repeat_interleave(repeats, 0)
+        rows = visual[::repeats].to(features.device)
+        spread = features.new_zeros(*rows.shape, features.shape[1])
+        spread = spread.masked_scatter(rows[..., None], features).repeat_interleave(repeats, 0)
         spread = spread.to(visual.device)
         return spread[..., 0], spread[..., 1:]

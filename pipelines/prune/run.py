@@ -1,5 +1,6 @@
 """What the hooks of one pruned forward share, and what is kept of it."""
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -117,3 +118,18 @@ class PruningTrace:
     visual: torch.Tensor
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
     decisions: dict[int, Decision] = field(default_factory=dict)
+
+
+class Traces:
+    """The last trace, of the thread that asks if it made one."""
+
+    def __init__(self) -> None:
+        self.own = threading.local()
+        self.latest: PruningTrace | None = None
+
+    def add(self, trace: PruningTrace) -> None:
+        self.own.last = self.latest = trace
+
+    @property
+    def last(self) -> PruningTrace | None:
+        return getattr(self.own, "last", self.latest)
