@@ -122,6 +122,7 @@ def check_out(args: argparse.Namespace) -> None:
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The pipeline and its guidance."""
     import diffusers
+    import huggingface_hub
     import torch
     import transformers
 
@@ -130,9 +131,10 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
         library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity(logging.CRITICAL)  # what fails is said once, by us
+    for library in (diffusers, transformers, huggingface_hub):  # what fails is said once, by us
+        library.utils.logging.set_verbosity(logging.CRITICAL)
     folder = args.model or tinyworld.WEIGHTS / "text_to_image"
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, args.dtype)).to(args.device)
+    pipe = load_pipeline(folder, getattr(torch, args.dtype)).to(args.device)
     if args.guidance not in SEARCHES:
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
     asked = panel.load(args)
@@ -142,6 +144,25 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     scales = {"scales": args.scales} if args.scales else {}
     search = default_guidance(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
     return pipe, searching(args.guidance, search)
+
+
+def load_pipeline(source: str | Path, dtype: Any) -> Any:
+    """From a folder or hub id.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded.
+    """
+    from diffusers import DiffusionPipeline
+
+    from evaluators.pixel.checkpoint import is_offline
+
+    try:
+        return DiffusionPipeline.from_pretrained(source, dtype=dtype)
+    except OSError as error:
+        if is_offline(error):
+            told = "is not in the cache and there is no network: download it first or give a folder (--model FOLDER)."
+            raise OSError(f"{str(source)!r} {told}") from error
+        raise
 
 
 def searching(method: str, search: Any) -> Any:

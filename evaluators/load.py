@@ -102,6 +102,7 @@ def _load(
         if issubclass(cls, LatentEvaluator):
             raise ValueError(f"`evaluators` names {name!r}, which belongs to one VAE: give {name}=FOLDER.")
         default = next(iter(inspect.signature(cls.from_pretrained).parameters.values())).default
+        default = getattr(cls, "DEFAULT_ID", default)
         if default is inspect.Parameter.empty:
             raise ValueError(f"`evaluators` names {name!r}, which may be any of many: give {name}=FOLDER.")
         source = default

@@ -127,7 +127,8 @@ class DenoisingStep:
         In the space ``pixels``, pictures ``(batch, K, 3, h, w)``: the preview of the clean latents.
         """
         if space == "pixels":
-            assert self.preview is not None, "`GuidedSampling` sees to it"
+            if self.preview is None:  # `GuidedSampling` sees to it for all that `evaluators_of` finds
+                raise ValueError("`guidance` asks a judge of pictures that it does not name in `evaluators`.")
             latents = self.candidates(scales, "denoised")
             frames = latents.movedim(3, 2).flatten(0, 2) if latents.ndim == 6 else latents.flatten(0, 1)
             pictures = self.preview(frames).to(latents.device)

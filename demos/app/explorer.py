@@ -58,12 +58,12 @@ class Watched:
     """`search`, with a `report` at every step, which may stop it by what it raises."""
 
     def __init__(self, search: GreedySearch, report: Callable[[None], None]) -> None:
-        self.search, self.report = search, report
+        self.guidance, self.report = search, report
         self.scales, self.check, self.noises = search.scales, search.check, search.noises
 
     def decide(self, step: DenoisingStep) -> tuple:
         self.report(None)
-        return self.search.decide(step)
+        return self.guidance.decide(step)
 
 
 def explore(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from evaluators.pixel.preview import decode
 from guidance import Decision, DenoisingStep, GreedySearch, GuidanceTrace
 from guidance.noise_search import draws
 
@@ -55,16 +56,14 @@ class Decoder:
     """Latents ``(n, C, H, W)`` to PIL images, while the pipeline may be at work elsewhere."""
 
     def __init__(self, pipe: Any) -> None:
-        self.vae, self.processor = pipe.vae, pipe.image_processor
+        self.vae = pipe.vae
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
-            self.vae = copy.deepcopy(self.vae).float()  # SDXL's overflows in half precision
+            self.vae = copy.deepcopy(self.vae).float()  # `decode` would change the pipeline's own for a while
 
     @torch.inference_mode()
     def __call__(self, latents: torch.Tensor) -> list[Image.Image]:
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
-        latents = latents + (self.vae.config.get("shift_factor") or 0.0)
-        pixels = [self.vae.decode(row[None]).sample.float().cpu() for row in latents]  # large ones fit one at a time
-        return self.processor.postprocess(torch.cat(pixels), output_type="pil")
+        rows = [decode(self.vae, row[None])[0].cpu() for row in latents]  # large ones fit one at a time
+        return [Image.fromarray((row * 255).round().byte().permute(1, 2, 0).numpy()) for row in rows]
 
 
 class SideBySide:
@@ -73,14 +72,14 @@ class SideBySide:
     def __init__(
         self, search: GreedySearch, static: float, decode: Decoder, report: Callable[[Progress], None]
     ) -> None:
-        self.search, self.static, self.decode, self.report = search, static, decode, report
+        self.guidance, self.static, self.decode, self.report = search, static, decode, report
         self.scales, self.check, self.noises = search.scales, search.check, search.noises
         self.predictions: list[torch.Tensor] = []
 
     def decide(self, step: DenoisingStep) -> Decision:
         streams = step.step_kwargs.get("generator")
         state = streams and streams[1].get_state()
-        decision = Decision(*self.search.decide(step))
+        decision = Decision(*self.guidance.decide(step))
         if streams:
             streams[1].set_state(state)  # what the static picture draws is not the search's
         scale = step.full(step.own_scale) if decision.scale is None else decision.scale.clone()

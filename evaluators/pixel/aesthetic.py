@@ -50,13 +50,13 @@ class Aesthetic(PixelEvaluator):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = DEFAULT_ID,
+        source: str | Path | None = None,
         tower: str | Path | OpenCLIPTower | None = None,
         load_tower: Callable[..., OpenCLIPTower] = OpenCLIPTower.from_pretrained,
         dtype: torch.dtype = torch.float32,
     ) -> "Aesthetic":
         """From LAION's file of a head, a folder that holds it, or a hub id that holds it with a tower of transformers,
-        which is not read.
+        which is not read; by default `DEFAULT_ID`.
 
         Args:
             tower: what `OpenCLIPTower.from_pretrained` takes, or one that is loaded; by default the one beside the
@@ -66,6 +66,7 @@ class Aesthetic(PixelEvaluator):
         Raises:
             ValueError, OSError: it cannot be loaded.
         """
+        source = cls.DEFAULT_ID if source is None else source
         with loading(cls.name, source):
             path = locate(source, *cls.FILES, *HUB_FILES)
             state = {PREFIX.sub("", key): value for key, value in read(path).items() if not TOWER.match(key)}

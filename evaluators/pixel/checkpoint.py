@@ -30,8 +30,10 @@ def loading(name: str, source: Any) -> Iterator[None]:
     Raises:
         FormatError, CheckpointError: always one of these.
     """
+    here = Path(str(source).removeprefix("local-dir:")).expanduser().exists()
     try:
-        yield
+        with contextlib.nullcontext() if here else asked_once():
+            yield
     except (CheckpointError, FormatError):
         raise
     except Exception as error:
@@ -50,6 +52,24 @@ def loading(name: str, source: Any) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         kind = CheckpointError if isinstance(error, OSError) else FormatError
         raise kind(told + " ".join(lines[:2])[:300]) from error
+
+
+@contextlib.contextmanager
+def asked_once() -> Iterator[None]:
+    """Within, the hub counts as offline if it cannot be reached now. Its client would try six times, in 23 seconds, for
+    each file that is not in the cache, and has no setting for that (huggingface_hub 2.4)."""
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of whichever HTTP library the client has; an answer of any status is none
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def is_offline(error: BaseException | None) -> bool:

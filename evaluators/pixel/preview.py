@@ -11,13 +11,16 @@ preview    how                                                          for
 ``auto`` takes the tiny one where there is one, the VAE where that is no larger than a tiny one, else the linear one.
 """
 
+import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from .checkpoint import asked_once, is_offline
 
 PREVIEWS = ("auto", "tiny", "linear", "vae")
 # (latent channels, scaling, shift) of a VAE -> the tiny one of its family, as they stand in its config.
@@ -28,6 +31,8 @@ TINY = {
     (16, 0.3611, 0.1159): "madebyollin/taef1",
 }
 SMALL = 3_000_000  # parameters of a tiny VAE
+AREA = 128 * 128  # of the latents that a VAE decodes at once: one picture of 1024 pixels
+TINY_AREA = 4 * AREA
 PICTURES, SIDE = 24, 96  # that the linear map is fitted to
 _MADE: "weakref.WeakKeyDictionary[Any, dict[str, Callable]]" = weakref.WeakKeyDictionary()  # by VAE, then by kind
 logger = logging.getLogger(__name__)
@@ -37,7 +42,7 @@ Preview = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_preview(vae: Any, kind: str | Preview = "auto") -> Preview:
-    """The preview of a pipeline's `vae`.
+    """The preview of a pipeline's `vae`, made once a VAE.
 
     Raises:
         ValueError: `kind` is not one of `PREVIEWS` and no function, there is no VAE, or no tiny one of its family.
@@ -55,14 +60,16 @@ def make_preview(vae: Any, kind: str | Preview = "auto") -> Preview:
         return lambda latents: decode(vae, latents)
     if kind == "tiny" and family is None:
         raise ValueError(f"`preview` has no tiny decoder for {type(vae).__name__}: take 'linear' or 'vae'.")
-    if family is not None and kind != "linear":
+    made = _MADE.setdefault(vae, {})
+    if kind not in made:
         try:
-            return tiny(vae, family)
+            made[kind] = linear(vae) if family is None or kind == "linear" else tiny(vae, family)
         except OSError as error:
             if kind == "tiny":
                 raise
-            logger.warning("no preview decoder %s (%s): a linear one is fitted instead", family, error)
-    return linear(vae)
+            logger.warning("%s A linear preview is fitted instead.", error)
+            made[kind] = linear(vae)
+    return made[kind]
 
 
 def family_of(vae: Any) -> tuple[int, float, float]:
@@ -76,20 +83,34 @@ def family_of(vae: Any) -> tuple[int, float, float]:
 
 
 def tiny(vae: Any, family: str) -> Preview:
-    """The decoder of that hub id, in the VAE's dtype and on its device."""
-    if "tiny" in _MADE.get(vae, {}):
-        return _MADE[vae]["tiny"]
+    """The decoder of that hub id, in the VAE's dtype, on the device of the latents.
+
+    Raises:
+        OSError: it cannot be loaded, in a line.
+    """
     from diffusers import AutoencoderTiny
 
-    model = AutoencoderTiny.from_pretrained(family, dtype=vae.dtype).to(vae.device).eval()
+    try:
+        with asked_once():
+            model: Any = AutoencoderTiny.from_pretrained(family, dtype=vae.dtype).eval()
+    except Exception as error:  # a broken file raises whatever its reader does
+        why = "cannot be loaded"
+        if is_offline(error):
+            why = "is not in the cache and there is no network"
+        raise OSError(f"The preview decoder {family!r} {why}.") from error
 
     @torch.no_grad()
     def preview(latents: torch.Tensor) -> torch.Tensor:
-        pictures = model.decode(latents.to(model.device, model.dtype)).sample
-        return ((pictures.float() + 1) / 2).clamp(0, 1)
+        model.to(latents.device)
+        parts = (model.decode(part.to(model.dtype)).sample for part in split(latents, TINY_AREA))
+        return torch.cat([((part.float() + 1) / 2).clamp(0, 1) for part in parts])
 
-    _MADE.setdefault(vae, {})["tiny"] = preview
     return preview
+
+
+def split(latents: torch.Tensor, area: int) -> tuple[torch.Tensor, ...]:
+    """Latents in parts of at most `area` places, or one at a time: candidates of large pictures do not fit at once."""
+    return latents.split(max(1, area // latents[0, 0].numel()))
 
 
 def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -112,30 +133,49 @@ def is_video(vae: Any) -> bool:
     return any(isinstance(module, torch.nn.Conv3d) for module in vae.modules())
 
 
+def device_of(vae: Any) -> torch.device:
+    """Where it runs, which with offloading is not where its weights lie."""
+    hooks = (getattr(module, "_hf_hook", None) for module in vae.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), vae.device))
+
+
+@contextlib.contextmanager
+def in_range(vae: Any) -> Iterator[None]:
+    """SDXL's VAE overflows in half precision and is, as in its pipeline, in full precision for a while."""
+    overflows = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            vae.to(torch.float16)
+
+
 @torch.no_grad()
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The VAE's own pictures of latents of unit variance."""
-    latents = unscaled(vae, latents.to(vae.device, vae.dtype))
-    if is_video(vae):
-        pictures = vae.decode(latents.unsqueeze(2), return_dict=False)[0][:, :, 0]
-    else:
-        pictures = vae.decode(latents, return_dict=False)[0]
-    return ((pictures.float() + 1) / 2).clamp(0, 1)
+    with in_range(vae):
+        latents = unscaled(vae, latents.to(device_of(vae), vae.dtype))
+        video = is_video(vae)
+        parts = (x.unsqueeze(2) if video else x for x in split(latents, AREA))
+        pictures = torch.cat([vae.decode(part, return_dict=False)[0].float() for part in parts])
+    return (((pictures[:, :, 0] if video else pictures) + 1) / 2).clamp(0, 1)
 
 
 @torch.no_grad()
 def encode(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures ``(n, 3, H, W)`` in [0, 1] to latents of unit variance."""
-    pictures = pictures.to(vae.device, vae.dtype) * 2 - 1
-    encoded = vae.encode(pictures.unsqueeze(2) if is_video(vae) else pictures)
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    with in_range(vae):
+        pictures = pictures.to(device_of(vae), vae.dtype) * 2 - 1
+        encoded = vae.encode(pictures.unsqueeze(2) if is_video(vae) else pictures)
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     return scaled(vae, latents[:, :, 0] if latents.ndim == 5 else latents)
 
 
 def linear(vae: Any) -> Preview:
-    """A map of each latent to a colour, by least squares on soft pictures that the VAE encodes; fitted once a VAE."""
-    if "linear" in _MADE.get(vae, {}):
-        return _MADE[vae]["linear"]
+    """A map of each latent to a colour, by least squares on soft pictures that the VAE encodes."""
     generator = torch.Generator().manual_seed(0)
     soft = [torch.rand(PICTURES // 4, 3, cells, cells, generator=generator) for cells in (2, 3, 5, 8)]
     pictures = torch.cat([F.interpolate(x, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1) for x in soft])
@@ -149,5 +189,4 @@ def linear(vae: Any) -> Preview:
         matrix = weight.to(latents.device)
         return (torch.einsum("nchw,cd->ndhw", latents.float(), matrix[:-1]) + matrix[-1].view(3, 1, 1)).clamp(0, 1)
 
-    _MADE.setdefault(vae, {})["linear"] = preview
     return preview

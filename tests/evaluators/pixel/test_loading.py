@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import small_judges
 import torch
+from hub_cache import offline
 from safetensors.torch import save_file
 from small_judges import JUDGES, WIDTH, named
 
@@ -13,15 +14,9 @@ from evaluators import EVALUATORS, Aesthetic, OpenCLIPTower, load_evaluator, loa
 from evaluators.base import Context, score
 from guidance.panel import Panel
 
+__all__ = ["offline"]
 PROMPTS = ["two red circles", "a blue star"]
 REGISTERED = [name for name in JUDGES if name != "siglip"]
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.fixture
