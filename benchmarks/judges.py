@@ -27,7 +27,7 @@ from commands.arguments import positive
 from commands.parser import Parser
 from evaluators.pixel.ocr import OCRScore
 from evaluators.pixel.vqa import VQAScore
-from guidance import GreedySearch, Static
+from guidance import GreedySearch, NoiseSearch, Static
 from pipelines import TinyWorldPipeline
 from pipelines.prune import prune
 from tinyworld.asking import questions_about
@@ -38,7 +38,7 @@ from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_i
 from .pictures import make
 from .provenance import commit
 from .quality import held_out_prompts
-from .rivals import ANCESTRAL, STEPS, Method, noise_search
+from .rivals import ANCESTRAL, NOISES, STEPS, Method, noise_search
 
 SCALE = 3.0  # the best static one of a sampler that draws noise
 KEEP = 1 / 3  # of the visual tokens
@@ -61,13 +61,13 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
     table: dict[str, tuple[Method, list[Any], float | None]] = {
         "static": (Method(Static(SCALE), options=ANCESTRAL), panel, None),
         "noise_search": (Method(noise_search(search), options=own), panel, None),
-        "search:vqa": (Method(GreedySearch([made["vqa"]], search.scales), options=own), panel, None),
-        "search:panel+vqa": (
-            Method(GreedySearch([*panel, made["vqa"]], search.scales, search.weights), options=own),
-            panel,
-            None,
-        ),
     }
+    for label, evaluators in (("panel", panel), ("vqa", [made["vqa"]]), ("panel+vqa", [*panel, made["vqa"]])):
+        weights = search.weights if label != "vqa" else None
+        table[f"search:{label}"] = (Method(GreedySearch(evaluators, search.scales, weights), options=own), panel, None)
+        if label != "vqa":  # draws of the noise are told apart by those that read latents alone, scales by all
+            both = NoiseSearch(evaluators, search.scales, NOISES, weights)
+            table[f"noise_search_scales:{label}"] = (Method(both, options=own), panel, None)
     for label, evaluators, keep in (
         ("panel", panel, None),
         ("vqa", [made["vqa"]], None),
@@ -82,18 +82,36 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
     return table
 
 
-def measure(prompts: list[str], only: list[str] | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """The report."""
+def measure(
+    prompts: list[str],
+    only: list[str] | None,
+    kept: dict[str, Any],
+    say: Callable[[str], None],
+    keep_report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """The report, told to `keep_report` as it grows; methods in `kept`, an earlier one of the same prompts, are taken
+    from there.
+
+    Raises:
+        ValueError: `only` names a method that there is not, or `kept` is of other prompts.
+    """
     code = commit()  # which may be another one when it is done
+    if kept and (kept["prompts"], kept["steps"]) != (len(prompts), STEPS):
+        raise ValueError(f"`out` holds a report of {kept['prompts']} captions, this is one of {len(prompts)}.")
     pipe = TinyWorldPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"  # this one is as quick as a tiny one
     made = judges()
-    table = {name: row for name, row in methods(pipe, made).items() if only is None or name in only or name == "static"}
+    table = methods(pipe, made)
+    if unknown := set(only or ()) - set(table):
+        raise ValueError(f"`only` must name some of {', '.join(table)}; got {', '.join(sorted(unknown))}.")
     features = Features(real_images(max(500, len(prompts))))
     categories = [parse_caption(text).category for text in prompts]
-    rows, correct = {}, {}
+    about = {"commit": code, "hardware": hardware(), "prompts": len(prompts), "steps": STEPS}
+    rows = dict(kept.get("methods", {}))
     for name, (method, evaluators, keep) in table.items():
+        if name in rows or (only is not None and name not in ("static", *only)):
+            continue
         start, parts = time.monotonic(), []
         pruned = contextlib.nullcontext() if keep is None else prune(made["vqa"].model, "visionzip", keep=keep)
         with pruned:
@@ -101,20 +119,29 @@ def measure(prompts: list[str], only: list[str] | None, say: Callable[[str], Non
                 batch = [(text, first + i) for i, text in enumerate(prompts[first : first + BATCH // method.n])]
                 parts.append(make(pipe, method, batch, evaluators))
         found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "images", "nfe")}
-        correct[name] = found["correct"]
         rows[name] = {
             "accuracy": round(float(found["correct"].mean()), 4),
             "by_category": by_category(found["correct"], categories, CATEGORIES),
             "frechet_distance": features.frechet_distance(found["images"]),
             "nfe": float(found["nfe"].mean()),
             "seconds_per_image": round((time.monotonic() - start) / len(prompts), 3),
-            "minus_static": paired_bootstrap((found["correct"] - correct["static"])[:, None]),
+            "right": "".join(map(str, found["correct"].tolist())),
         }
-        rival = "best_of_2:panel" if name.startswith("best_of_2") else "noise_search_best_of_2:panel"
-        if rival in correct and name not in (rival, "static"):
-            rows[name]["minus_rival"] = {"of": rival} | paired_bootstrap((found["correct"] - correct[rival])[:, None])
         say(f"{name}: {rows[name]['accuracy']:.3f} right, {rows[name]['seconds_per_image']} s a picture")
-    return {"commit": code, "hardware": hardware(), "prompts": len(prompts), "steps": STEPS, "methods": rows}
+        keep_report(about | {"methods": rows})
+    compare(rows)
+    keep_report(about | {"methods": rows})
+    return about | {"methods": rows}
+
+
+def compare(rows: dict[str, dict[str, Any]]) -> None:
+    """Adds to each row what it is right more often than static guidance, and than the same method by the panel."""
+    right = {name: np.array([[int(digit)] for digit in row["right"]], float) for name, row in rows.items()}
+    for name, row in rows.items():
+        row["minus_static"] = paired_bootstrap(right[name] - right["static"])
+        rival = f"{name.partition(':')[0]}:panel"
+        if rival in rows and rival != name:
+            row["minus_rival"] = {"of": rival} | paired_bootstrap(right[name] - right[rival])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,13 +149,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-n", type=positive, default=100, help="held-out captions, the categories in turn")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="besides static; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--out", type=Path, help="write the JSON there, too")
+    parser.add_argument(
+        "--out", type=Path, help="write the JSON there, method by method; those that it holds already are kept"
+    )
     args: argparse.Namespace = parser.parse_args(argv)
-    report = measure(held_out_prompts(args.n), args.only, lambda text: print(text, file=sys.stderr, flush=True))
-    text = json.dumps(report, indent=1)
-    if args.out:
-        args.out.write_text(text + "\n")
-    print(text if args.json else "\n".join(f"{name}: {row}" for name, row in report["methods"].items()))
+    kept = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
+
+    def keep_report(report: dict[str, Any]) -> None:
+        if args.out:
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+    try:
+        report = measure(
+            held_out_prompts(args.n),
+            args.only,
+            kept,
+            lambda text: print(text, file=sys.stderr, flush=True),
+            keep_report,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    lines = (f"{name}: {row}" for name, row in report["methods"].items())
+    print(json.dumps(report, indent=1) if args.json else "\n".join(lines))
     return 0
 
 

@@ -1,0 +1,64 @@
+"""The benchmark of judges: what it compares, keeps and refuses, on random weights."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import judges
+from evaluators import FunctionEvaluator
+
+
+@pytest.fixture
+def cheap(embedded, monkeypatch):
+    """Judges that are functions, and no classifier."""
+    bright = [FunctionEvaluator(lambda x, context: x.flatten(2).mean(2), name, "pixels") for name in ("vqa", "ocr")]
+    features = SimpleNamespace(frechet_distance=lambda images: 0.0)
+    monkeypatch.setattr(judges, "judges", lambda: {e.name: e for e in bright})
+    monkeypatch.setattr(judges, "real_images", lambda n: None)
+    monkeypatch.setattr(judges, "Features", lambda images: features)
+
+
+def report_of(*argv: str, capsys) -> dict:
+    assert judges.main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_row_is_compared_with_static_and_with_the_same_by_the_panel():
+    rows = {
+        "static": {"right": "0011"},
+        "search:panel": {"right": "0111"},
+        "search:vqa": {"right": "1111"},
+        "noise_search": {"right": "0000"},
+    }
+    judges.compare(rows)
+    assert rows["search:panel"]["minus_static"]["mean"] == 0.25 and "minus_rival" not in rows["search:panel"]
+    assert (rows["search:vqa"]["minus_rival"]["of"], rows["search:vqa"]["minus_rival"]["mean"]) == (
+        "search:panel",
+        0.25,
+    )
+    assert rows["noise_search"]["minus_static"]["mean"] == -0.5 and "minus_rival" not in rows["noise_search"]
+
+
+def test_methods_that_a_report_holds_are_kept(cheap, tmp_path, capsys):
+    out = str(tmp_path / "judges.json")
+    first = report_of("-n", "2", "--only", "search:panel", "--out", out, capsys=capsys)
+    assert set(first["methods"]) == {"static", "search:panel"}
+    first["methods"]["static"]["right"] = "11"
+    (tmp_path / "judges.json").write_text(json.dumps(first))
+    both = report_of("-n", "2", "--only", "noise_search", "--out", out, capsys=capsys)
+    assert set(both["methods"]) == {"static", "search:panel", "noise_search"}
+    assert both["methods"]["static"]["right"] == "11"
+    assert both["methods"]["noise_search"]["nfe"] == 40
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [(["-n", "2", "--only", "search:nobody"], "must name some of static"), (["-n", "3"], "is one of 3")],
+)
+def test_what_cannot_be_measured_is_refused(cheap, tmp_path, capsys, argv, message):
+    out = tmp_path / "judges.json"
+    out.write_text(json.dumps({"prompts": 2, "steps": 20, "methods": {}}))
+    with pytest.raises(SystemExit):
+        judges.main([*argv, "--out", str(out)])
+    assert message in (line := capsys.readouterr().err) and line.count("\n") == 1
