@@ -141,7 +141,8 @@ def settings(args: argparse.Namespace, search: Any) -> dict[str, Any]:
     common = {"model": str(args.model or "embedded"), "steps": args.steps, "dtype": args.dtype}
     if search is None:
         return common
-    return common | {"scales": list(search.scales), "evaluators": list(search.evaluators)}
+    calibration = {"calibration": str(args.calibration)} if args.calibration else {}
+    return common | {"scales": list(search.scales), "evaluators": list(search.evaluators)} | calibration
 
 
 def refuse(args: argparse.Namespace, differing: dict[str, tuple[Any, Any]]) -> None:

@@ -65,6 +65,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=SOURCE],…",
         help="with a folder, file or hub id; default: the embedded model's, with --model open_clip,aesthetic",
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="of the evaluators, as `online-guidance calibrate --out` makes it",
+    )
     parser.add_argument("--model", type=model, help="pipeline folder or hub id; default: the embedded model")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
@@ -72,8 +78,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_model(args: argparse.Namespace, searched: bool) -> None:
     """Whether the arguments of `add_model_arguments` go together; `searched`: whether dynamic guidance is asked for."""
-    if not searched and (args.scales or args.evaluators):
-        args.error("argument --scales, --evaluators: are of the search (dynamic guidance)")
+    if not searched and (args.scales or args.evaluators or args.calibration):
+        args.error("argument --scales, --evaluators, --calibration: are of the search (dynamic guidance)")
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
         args.error(f"argument --model: there is no embedded model at {tinyworld.WEIGHTS}; give another")
 
@@ -264,6 +270,7 @@ def main(argv: list[str] | None = None) -> None:
         "guidance_scale": getattr(guidance, "guidance_scale", None),
         "candidates": getattr(search, "scales", None),
         "evaluators": list(getattr(search, "evaluators", ())),
+        "calibration": args.calibration and str(args.calibration),
         "dtype": args.dtype,
     }
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]

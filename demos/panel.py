@@ -33,8 +33,8 @@ def of_latents(name: str) -> bool:
 
 
 def load(args: argparse.Namespace) -> list[Any]:
-    """The evaluators that ``--evaluators`` names, by default `JUDGES` for a model of the user's; for the embedded one
-    none, which leaves its own.
+    """The evaluators that ``--evaluators`` names, as loud as ``--calibration`` says; by default `JUDGES` for a model of
+    the user's, for the embedded one none, which leaves its own.
 
     Raises:
         OSError, ValueError: one cannot be loaded.
@@ -42,8 +42,10 @@ def load(args: argparse.Namespace) -> list[Any]:
     from evaluators import load_evaluators
     from evaluators.pixel.vqa import VQAScore
     from tinyworld.asking import questions_about
+    from tinyworld.pipeline import PANEL
 
-    named = args.evaluators or (dict.fromkeys(JUDGES) if args.model else {})
+    default = JUDGES if args.model else PANEL if args.calibration else ()
+    named = args.evaluators or dict.fromkeys(default)
     wanted: list[Any] = []
     for name, value in named.items():
         if name == "vqa" and value in (None, EMBEDDED):
@@ -52,4 +54,4 @@ def load(args: argparse.Namespace) -> list[Any]:
             wanted.append(f"{name}={tinyworld.WEIGHTS / name}")
         else:
             wanted.append(name if value is None else f"{name}={value}")
-    return load_evaluators(wanted) if wanted else []
+    return load_evaluators(wanted, args.calibration) if wanted else []

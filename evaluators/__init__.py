@@ -1,7 +1,7 @@
 """Evaluators score: each takes candidates and a context and returns ``(batch, candidates)``, higher is better. They
 know what they are shown; of pipelines, schedulers and searches they know nothing, nor what their scores lead to."""
 
-from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, score
+from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, calibrated, score
 from .combine import by_share, by_spread, combine
 from .latent.clip import LatentCLIP
 from .latent.counting import LatentCounting
@@ -85,6 +85,7 @@ __all__ = [
     "as_token_evaluator",
     "by_share",
     "by_spread",
+    "calibrated",
     "combine",
     "load_evaluator",
     "load_evaluators",

@@ -17,8 +17,12 @@ other gets its frames, as if each were a candidate, and a candidate's score is t
 height of 1.
 """
 
+import itertools
+import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,6 +65,30 @@ class Calibration:
         """`spread` and `reliability` at a noise level, linearly interpolated."""
         spread, reliability = (np.interp(noise_level, self.noise_level, y) for y in (self.spread, self.reliability))
         return float(spread), float(reliability)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Calibration":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            OSError: it cannot be read. ValueError: it holds no calibration.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+            made = cls(**{key: tuple(map(float, row)) for key, row in values.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{str(path)!r} holds no calibration: {error}.") from error
+        levels, *others = made.noise_level, made.spread, made.reliability
+        ordered = (
+            bool(levels) and levels[0] >= 0 and levels[-1] <= 1 and all(a < b for a, b in itertools.pairwise(levels))
+        )
+        if not ordered or any(len(row) != len(levels) or not all(0 <= x < math.inf for x in row) for row in others):
+            raise ValueError(f"{str(path)!r} holds no calibration: three lists of one length, noise levels increasing.")
+        return made
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes it."""
+        Path(path).write_text(json.dumps({key: list(row) for key, row in vars(self).items()}, indent=1) + "\n")
 
 
 @runtime_checkable
@@ -128,6 +156,18 @@ def as_evaluator(evaluator: Evaluator | Callable) -> Evaluator:
         evaluator = FunctionEvaluator(**{"name": name, **own, "function": evaluator})
     if evaluator.space not in SPACES:
         raise ValueError(f"`space` of evaluator {evaluator.name!r} must be one of {SPACES}, got {evaluator.space!r}.")
+    return evaluator
+
+
+def calibrated(evaluator: Any, calibration: Calibration) -> Evaluator:
+    """`evaluator` with `calibration`: itself, where that can be set, or a function with it."""
+    evaluator = as_evaluator(evaluator)
+    if isinstance(evaluator, FunctionEvaluator):
+        return replace(evaluator, calibration=calibration)
+    if hasattr(evaluator, "calibrate"):
+        evaluator.calibrate(calibration)
+    else:
+        evaluator.calibration = calibration
     return evaluator
 
 

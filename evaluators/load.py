@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .base import Evaluator
+from .base import Calibration, Evaluator, as_evaluator, calibrated
 from .latent.base import LatentEvaluator
 from .latent.clip import LatentCLIP
 from .latent.counting import LatentCounting
@@ -60,10 +60,22 @@ def load_evaluator(name: str, source: str | Path | None = None, clip: LatentCLIP
     return _load(name, source, lambda folder: clip or _load_clip(folder), OpenCLIPTower.from_pretrained)
 
 
-def load_evaluators(wanted: Mapping[str, str | Path | None] | Iterable[str | Evaluator | Callable]) -> list[Any]:
+def load_evaluators(
+    wanted: Mapping[str, str | Path | None] | Iterable[str | Evaluator | Callable],
+    calibration: str | Path | None = None,
+) -> list[Any]:
     """Loads a panel: names, ``name=source`` with a folder, file or hub id, or evaluators as they are; or a mapping from
     name to source. Heads of a latent CLIP share the panel's, or without one that beside their folders; judges on the
-    same CLIP of open_clip share it. See `load_evaluator`."""
+    same CLIP of open_clip share it. See `load_evaluator`.
+
+    Args:
+        calibration: the folder of ``online-guidance calibrate --out``, ``NAME.json`` for each evaluator, which then
+            takes the place of its own.
+
+    Raises:
+        ValueError: besides what `load_evaluator` does, an evaluator is left without a calibration where others get one:
+            it would speak louder than they.
+    """
     items: Iterable[Any] = wanted
     if isinstance(wanted, Mapping):
         items = [name if source is None else f"{name}={source}" for name, source in wanted.items()]
@@ -85,7 +97,17 @@ def load_evaluators(wanted: Mapping[str, str | Path | None] | Iterable[str | Eva
             return load_clip(Path(source))
         return _load(name, source or None, lambda folder: load_clip(Path(clip_of_panel or folder)), load_tower)
 
-    return [load(name, source) for name, source in pairs]
+    panel = [load(name, source) for name, source in pairs]
+    return panel if calibration is None else [_calibrated(as_evaluator(one), Path(calibration)) for one in panel]
+
+
+def _calibrated(evaluator: Evaluator, folder: Path) -> Evaluator:
+    """`evaluator` with what `folder` has of it, else with its own calibration."""
+    if (file := folder / f"{evaluator.name}.json").is_file():
+        return calibrated(evaluator, Calibration.from_json(file))
+    if evaluator.calibration is None:
+        raise ValueError(f"`calibration` {str(folder)!r} has no {file.name}: calibrate {evaluator.name!r} there, too.")
+    return evaluator
 
 
 def _load(

@@ -39,6 +39,15 @@ class Guidance(Protocol):
     def decide(self, step: "DenoisingStep") -> Decision | tuple[torch.Tensor | None, dict]: ...
 
 
+def pictures(latents: torch.Tensor, preview: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Candidates ``(batch, K, C, H, W)`` as `preview` shows them, ``(batch, K, 3, h, w)``; with the frames of a video
+    after the channels of both."""
+    if latents.ndim == 6:
+        shown = preview(latents.movedim(3, 2).flatten(0, 2)).to(latents.device)
+        return shown.unflatten(0, (*latents.shape[:2], latents.shape[3])).movedim(2, 3)
+    return preview(latents.flatten(0, 1)).to(latents.device).unflatten(0, latents.shape[:2])
+
+
 @dataclass
 class DenoisingStep:
     """Everything known at one step.
@@ -129,12 +138,7 @@ class DenoisingStep:
         if space == "pixels":
             if self.preview is None:  # `GuidedSampling` sees to it for all that `evaluators_of` finds
                 raise ValueError("`guidance` asks a judge of pictures that it does not name in `evaluators`.")
-            latents = self.candidates(scales, "denoised")
-            frames = latents.movedim(3, 2).flatten(0, 2) if latents.ndim == 6 else latents.flatten(0, 1)
-            pictures = self.preview(frames).to(latents.device)
-            if latents.ndim == 6:
-                return pictures.unflatten(0, (*latents.shape[:2], latents.shape[3])).movedim(2, 3)
-            return pictures.unflatten(0, latents.shape[:2])
+            return pictures(self.candidates(scales, "denoised"), self.preview)
         draws = [None] if generators is None else generators
         if self.formula.affine and is_affine(self.scheduler):
             plain = type(self.formula) is Formula  # whose predictions at 0 and 1 are known

@@ -38,6 +38,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME[=SOURCE],…",
         help="default: the embedded model's, with --model open_clip,aesthetic",
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="of the evaluators, as `online-guidance calibrate --out` makes it",
+    )
     parser.add_argument("--lvlm", type=folder, metavar="FOLDER", help="of the Ask tab; default: the embedded model")
     parser.add_argument(
         "--study", type=Path, metavar="FOLDER", help="a study of `online-guidance batch`, for the Study tab"
