@@ -10,6 +10,7 @@ from .latent.head import CLIPHead
 from .latent.lrm import LRM
 from .latent.reward import LatentReward
 from .latent.text import LatentTextRendering
+from .latent.value import LatentValue
 from .load import EVALUATORS, load_evaluator, load_evaluators
 from .pixel.aesthetic import Aesthetic, AestheticV2
 from .pixel.base import PixelEvaluator
@@ -68,6 +69,7 @@ __all__ = [
     "LatentDiscriminator",
     "LatentReward",
     "LatentTextRendering",
+    "LatentValue",
     "OCRScore",
     "OpenCLIPScore",
     "OpenCLIPTower",

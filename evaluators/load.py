@@ -17,6 +17,7 @@ from .latent.head import CLIPHead
 from .latent.lrm import LRM
 from .latent.reward import LatentReward
 from .latent.text import LatentTextRendering
+from .latent.value import LatentValue
 from .pixel.aesthetic import Aesthetic, AestheticV2
 from .pixel.checkpoint import loading
 from .pixel.counting import DetectedCount
@@ -33,6 +34,7 @@ EVALUATORS: dict[str, type] = {
     "reward": LatentReward,
     "text": LatentTextRendering,
     "counting": LatentCounting,
+    "value": LatentValue,
     "lrm": LRM,
     "open_clip": OpenCLIPScore,
     "pickscore": PickScore,

@@ -61,6 +61,7 @@ def fit(
     batch_of: Callable[[int], Any],
     loss_of: Loss,
     matrices: Sequence[torch.nn.Parameter] = (),
+    prepare: Callable[[float], None] | None = None,
 ) -> dict:
     """Trains `model` in place and leaves the averaged weights in it.
 
@@ -71,6 +72,7 @@ def fit(
         loss_of: ``(model, batch)`` to the scalar loss and metrics to log. Tensors are moved by the recipe.
         matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024; in torch from 2.9 on), at AdamW's
             learning rate by the scale of arXiv 2502.16982; AdamW trains the others.
+        prepare: called before each step with the share of the training that is over; its time is not training time.
 
     Returns:
         ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics.
@@ -106,6 +108,10 @@ def fit(
         done = progress.step / args.steps if args.steps else progress.seconds / (60 * args.minutes)
         if done >= 1:
             break
+        if prepare is not None:
+            asked = time.monotonic()
+            prepare(done)
+            started += time.monotonic() - asked
         warm_up, decay = min(1.0, (progress.step + 1) / 200), 0.01 + 0.495 * (1 + math.cos(math.pi * done))
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -8,7 +8,7 @@ loses the shard it was at and nothing else, and the same command goes on.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Shard:
         try:
             return safe_open(self.path, "pt")
         except SafetensorError as error:
-            raise ValueError(f"shard {str(self.path)!r} is broken ({error}): delete it, and the same command makes it")
+            raise ValueError(f"shard {str(self.path)!r} is broken: delete it, and go on by the same command") from error
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -63,10 +63,10 @@ class Shard:
         """One tensor, whole."""
         return self._file.get_tensor(name)
 
-    def rows(self, name: str, rows: Any) -> torch.Tensor:
-        """Those rows of a tensor, and no others from the disk."""
+    def rows(self, name: str, rows: Iterable[int | tuple[int, ...]]) -> torch.Tensor:
+        """Those rows of a tensor, or places ``(row, …)`` of it, and no others from the disk."""
         lazy = self._file.get_slice(name)
-        return torch.stack([lazy[int(row)] for row in rows])
+        return torch.stack([lazy[row] for row in rows])
 
     def check(self) -> None:
         """Reads it all.
@@ -76,9 +76,7 @@ class Shard:
         """
         tensors = {name: self.tensor(name) for name in self.names}
         if checksum(tensors) != self._file.metadata()["sha256"]:
-            raise ValueError(
-                f"shard {str(self.path)!r} is not as it was written: delete it, and the same command makes it"
-            )
+            raise ValueError(f"shard {str(self.path)!r} is not as it was written: delete it, and go on")
 
 
 class ShardFolder:

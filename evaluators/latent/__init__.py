@@ -8,6 +8,7 @@ from .discriminator import LatentDiscriminator
 from .head import CLIPHead
 from .reward import LatentReward
 from .text import LatentTextRendering
+from .value import LatentValue
 
 __all__ = [
     "CLIPHead",
@@ -17,4 +18,5 @@ __all__ = [
     "LatentEvaluator",
     "LatentReward",
     "LatentTextRendering",
+    "LatentValue",
 ]

@@ -52,16 +52,24 @@ class LatentTrunk(nn.Module):
         self.norm = nn.GroupNorm(8, second)
         self.head = nn.Sequential(nn.Linear(16 * second, dim), nn.SiLU(), nn.Linear(dim, dim))
 
+    def maps(self, latents: torch.Tensor, noise_level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is where: ``(n, channels[0], H / 2, W / 2)`` and ``(n, channels[1], H / 4, W / 4)``."""
+        embedding = noise_embedding(noise_level, self.embedding)
+        fine = self.patch(latents.contiguous(memory_format=torch.channels_last))
+        for block in self.fine:
+            fine = block(fine, embedding)
+        coarse = self.down(fine)
+        for block in self.coarse:
+            coarse = block(coarse, embedding)
+        return fine, F.silu(self.norm(coarse))
+
+    def pool(self, coarse: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the second map, ``(n, 16 · channels[1])``."""
+        return F.adaptive_avg_pool2d(coarse, 4).flatten(1)
+
     def pooled(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         """What the head reads, ``(n, 16 · channels[1])``."""
-        embedding = noise_embedding(noise_level, self.embedding)
-        x = self.patch(latents.contiguous(memory_format=torch.channels_last))
-        for block in self.fine:
-            x = block(x, embedding)
-        x = self.down(x)
-        for block in self.coarse:
-            x = block(x, embedding)
-        return F.adaptive_avg_pool2d(F.silu(self.norm(x)), 4).flatten(1)
+        return self.pool(self.maps(latents, noise_level)[1])
 
     def forward(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         return self.head(self.pooled(latents, noise_level))

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from commands.pairs import Pair, read_pairs, write_pairs
@@ -19,10 +18,8 @@ from tinyworld.recipes import annotator
 from tinyworld.recipes.specialist import seen_in_training
 from training import reward as train_reward
 from training import specialist as train_specialist
-from training import trajectories
 from training.latents import Latents
 from training.noise import LEVELS
-from training.trajectories import Trajectories
 
 
 @pytest.fixture
@@ -113,28 +110,6 @@ def test_a_folder_of_rendered_pairs(tmp_path):
         {"000002", "000003"},
         {"000004", "000005"},
     ]
-
-
-def test_neighbouring_trajectories_share_their_noise(weights, tmp_path, monkeypatch):
-    """With one scale to begin with the first and second pictures of a caption are one picture after the first step."""
-    monkeypatch.setattr(trajectories, "SCALES", (3.0,))
-    monkeypatch.setattr(trajectories, "STEPS", 2)
-    pipe = StableDiffusionPipeline.from_pretrained(weights / "text_to_image")
-    made = trajectories.sample_trajectories(pipe, ["a red circle", "a blue star"], 4, seed=0)
-    made.save(tmp_path / "made.npz")
-    made = Trajectories.load(tmp_path / "made.npz")
-    assert made.captions.tolist() == ["a red circle"] * 4 + ["a blue star"] * 4 and made.latents.shape[:2] == (8, 2)
-    first = made.latents[:, 0].float()
-    for i in range(0, 8, 2):
-        assert torch.allclose(first[i], first[i + 1], atol=1e-2)
-        assert not torch.allclose(first[i], first[(i + 2) % 8], atol=0.1)
-    assert not torch.allclose(made.latents[0, 1].float(), made.latents[1, 1].float(), atol=1e-2), "scales wander apart"
-
-
-def test_an_odd_number_of_pictures_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        trajectories.main(["--model", "m", "--prompts", "p", "--images", "3", "--out", str(tmp_path / "made.npz")])
-    assert "must be even, got 3" in capsys.readouterr().err
 
 
 def test_spoiled_prompts_are_wrong_in_one_thing():

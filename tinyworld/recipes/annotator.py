@@ -2,7 +2,7 @@ r"""The simulated annotator, for want of people: votes on pairs of pictures that
 costs no sampling, on pairs of rendered scenes of which one shows something else than the caption.
 
     python -m tinyworld.recipes.features --seed 78 --out runs/annotator
-    python -m tinyworld.recipes.annotator --trajectories runs/trajectories.npz --annotator runs/annotator/features \\
+    python -m tinyworld.recipes.annotator --trajectories runs/trajectories --annotator runs/annotator/features \\
         --out runs/pairs_sampled
     python -m tinyworld.recipes.annotator --scenes 15000 --annotator runs/annotator/features --out runs/pairs_rendered
 
@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 import tinyworld
 from commands.arguments import positive
 from commands.pairs import Pair, write_pairs
-from training.trajectories import Trajectories
+from training.shards import ShardFolder
 
 from ..captions import caption, is_held_out, parse_caption, sample_spec
 from ..features import PixelClassifier, targets
@@ -93,7 +93,7 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trajectories", type=Path, help="pictures of the model: .npz of `training.trajectories`")
+    source.add_argument("--trajectories", type=Path, help="pictures of the model: folder of `train trajectories`")
     source.add_argument("--scenes", type=positive, help="rendered pictures: how many pairs")
     vae = tinyworld.WEIGHTS / "text_to_image" / "vae"
     parser.add_argument("--vae", type=Path, default=vae, help="folder of the AutoencoderKL; default: the embedded one")
@@ -106,9 +106,10 @@ def main(argv: list[str] | None = None) -> None:
         pixels, captions = rendered(args.scenes, args.seed)
         images = 2
     else:
-        made = Trajectories.load(args.trajectories)
-        pixels = decode(AutoencoderKL.from_pretrained(args.vae).eval(), made.latents[:, -1])
-        captions, images = made.captions.tolist(), made.images
+        made = ShardFolder.open(args.trajectories)
+        latents = torch.cat([shard.tensor("latents")[:, -1] for shard in made.shards()])
+        pixels = decode(AutoencoderKL.from_pretrained(args.vae).eval(), latents)
+        captions, images = [text for shard in made.shards() for text in shard.about["captions"]], made.what["images"]
     utility = utilities(annotator, pixels, captions)
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(tqdm(pixels.permute(0, 2, 3, 1).numpy(), desc="pictures")):

@@ -1,0 +1,111 @@
+"""Trajectories that a judge has scored, by prompt, and how often an evaluator of noisy latents ranks as it does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluators import Evaluator
+from evaluators.base import Context, score
+
+from .shards import Shard, ShardFolder
+from .trajectories import held_out
+
+DECIDED = 1.0  # two pictures whose scores differ by less than so many standard deviations within a prompt are no test
+
+
+class Judged:
+    """Trajectories with scores, by prompt, as far as they are made.
+
+    Attributes:
+        train, test: ``(shard, place among its prompts)`` of each prompt.
+        mean, spread: of the scores; the spread is that within a prompt.
+    """
+
+    def __init__(self, folder: ShardFolder) -> None:
+        self.folder = folder
+        self.images = int(folder.what["images"])
+        self.shards: dict[str, Shard] = {}
+        self.scores: dict[str, torch.Tensor] = {}
+        self.train: list[tuple[str, int]] = []
+        self.test: list[tuple[str, int]] = []
+        self.mean, self.spread = 0.0, 1.0
+
+    def refresh(self) -> None:
+        """Takes in the shards that were finished since."""
+        for shard in self.folder.shards():
+            if shard.path.name in self.shards:
+                continue
+            if "scores" not in shard.names:
+                raise ValueError(f"{str(self.folder.path)!r} has no scores: make it with a judge")
+            name, prompts = shard.path.name, shard.about["captions"][:: self.images]
+            self.shards[name], self.scores[name] = shard, shard.tensor("scores").view(-1, self.images)
+            for place, test in enumerate(held_out(prompts, shard.about)):
+                (self.test if test else self.train).append((name, place))
+        scores = torch.cat(list(self.scores.values()))
+        self.mean, self.spread = float(scores.mean()), float(scores.var(1, correction=0).mean().sqrt())
+        if not self.spread > 0:
+            raise ValueError("the judge says the same of all pictures of a prompt: there is nothing to learn from it")
+
+    def prompt(self, item: tuple[str, int]) -> str:
+        return self.shards[item[0]].about["captions"][item[1] * self.images]
+
+    def levels(self, item: tuple[str, int]) -> torch.Tensor:
+        """Noise share after each kept step."""
+        return self.shards[item[0]].tensor("levels")
+
+    def latents(self, item: tuple[str, int], step: int) -> torch.Tensor:
+        """All pictures of a prompt after a kept step, ``(images, C, H, W)``."""
+        first = item[1] * self.images
+        rows = [(first + i, step) for i in range(self.images)]
+        return self.shards[item[0]].rows("latents", rows).float()
+
+    def batch(self, items: list[tuple[str, int]], steps: list[int]) -> tuple:
+        """Latents ``(n, images, C, H, W)`` after the kept step of each, noise shares and scores ``(n, images)``, and
+        prompts."""
+        latents = torch.stack([self.latents(item, step) for item, step in zip(items, steps, strict=True)])
+        level = torch.stack([self.levels(item)[step] for item, step in zip(items, steps, strict=True)])
+        scores = torch.stack([self.scores[name][place] for name, place in items])
+        return (
+            latents,
+            level[:, None].expand_as(scores),
+            (scores - self.mean) / self.spread,
+            [self.prompt(item) for item in items],
+        )
+
+
+def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """`items` in lists of `size`."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def agreements(scores: torch.Tensor, truth: torch.Tensor, margin: float = DECIDED) -> list[float]:
+    """Of the pairs of a prompt whose `truth` ``(images,)`` differs by more than `margin`: 1 where `scores` has them in
+    that order, 0 where the other way round, a half where it sees no difference."""
+    a, b = torch.triu_indices(len(truth), len(truth), 1)
+    true, said = truth[a] - truth[b], scores[a] - scores[b]
+    return (((said * true).sign() + 1) / 2)[true.abs() > margin].tolist()
+
+
+@torch.no_grad()
+def ranking_accuracy(
+    evaluator: Evaluator, data: Judged, items: list[tuple[str, int]]
+) -> tuple[dict[float, float], int]:
+    """Share of the decided pairs of `items` that are ranked as the judge does, at each kept noise share; and how many
+    pairs there are.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found: dict[float, list[float]] = {}
+    for some in batches(items, 16):
+        for step, share in enumerate(data.levels(some[0]).tolist()):
+            latents, _, truth, prompts = data.batch(some, [step] * len(some))
+            scores = score(evaluator, latents, Context(prompts, 0.0, share)).cpu()
+            for said, true in zip(scores, truth, strict=True):
+                found.setdefault(share, []).extend(agreements(said, true))
+    if not any(found.values()):
+        raise ValueError("the judge decides no pair of the pictures to test on: take more prompts, or another judge")
+    return {share: round(float(np.mean(rows)), 4) for share, rows in found.items()}, len(next(iter(found.values())))

@@ -1,0 +1,132 @@
+"""Trains the value: what a judge will say of the finished picture, told from the noisy latents at each step and the
+prompt. It needs no pictures, only prompts: it learns from what the model itself makes of them.
+
+    online-guidance train value --model MODEL --prompts prompts.txt --judge pickscore --clip runs/clip/clip \\
+        --out runs/value
+    online-guidance train value --trajectories runs/trajectories --clip runs/clip/clip --out runs/value --minutes 30
+
+Pictures are sampled and judged as `training.trajectories` does, into the folder ``trajectories`` of ``--out``, while
+the training goes on: a fifth of them before it, the last when two thirds of it are over. With ``--trajectories`` they
+are there. Every eighth prompt is held out, and says how often the value prefers the picture that the judge prefers.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from commands.parser import Parser
+from evaluators import LatentValue
+
+from . import loop
+from .evaluators import frozen_clip, keep
+from .judged import DECIDED, Judged, ranking_accuracy
+from .noise import LEVELS
+from .shards import ShardFolder
+from .trajectories import Sampling, add_arguments, sampling
+
+FIRST, LAST = 0.2, 0.66  # share of the pictures before the training; of the training when all of them are there
+REGRESSION = 0.2  # weight of the outcome itself beside the ranking, without which hard prompts drown it
+
+
+class Values(torch.nn.Module):
+    """Values ``(n, images)``, and the outcomes that they stand for ``(n, images)``, in the judge's own standard
+    deviations."""
+
+    def __init__(self, value: LatentValue) -> None:
+        super().__init__()
+        self.value = value
+        self.outcome = torch.nn.Linear(1, 1)
+
+    def forward(
+        self, latents: torch.Tensor, level: torch.Tensor, prompts: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        text = self.value.encode_text(prompts).repeat_interleave(latents.shape[1], 0)
+        values = self.value.values(latents.flatten(0, 1), level.flatten(), text).view(latents.shape[:2])
+        return values, self.outcome(values[..., None])[..., 0]
+
+
+def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+    """Ranking within each prompt, every pair by how clearly the judge prefers one, and a little regression."""
+    latents, level, scores = (t.to(next(model.parameters()).device) for t in batch[:3])
+    values, outcomes = model(latents, level, batch[3])
+    a, b = torch.triu_indices(scores.shape[1], scores.shape[1], 1, device=scores.device)
+    difference = scores[:, a] - scores[:, b]
+    weight = difference.abs().clamp(max=2)
+    ranking = F.binary_cross_entropy_with_logits(
+        values[:, a] - values[:, b], torch.sigmoid(4 * difference), weight=weight, reduction="sum"
+    ) / weight.sum().clamp_min(1e-6)
+    regression = F.smooth_l1_loss(outcomes, scores)
+    decided = difference.abs() > DECIDED
+    right = ((values[:, a] - values[:, b]) * difference > 0)[decided]
+    return ranking + REGRESSION * regression, {"ranking_accuracy": float(right.float().mean()) if len(right) else 0.5}
+
+
+def sample_until(task: Sampling, share: float) -> None:
+    """Makes shards until `share` of all are there; each process makes its own."""
+    state = PartialState()
+    due = min(len(task), max(state.num_processes, math.ceil(share * len(task))))
+    missing = [number for number in range(due) if not task.folder.has(number)]
+    for number in tqdm(missing[state.process_index :: state.num_processes], "sampling", disable=len(missing) < 2):
+        task.make(number)
+    state.wait_for_everyone()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser("train value", __doc__)
+    loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=10)
+    add_arguments(parser, images=8, required=False)
+    parser.add_argument("--judge", metavar="NAME[=SOURCE]", help="a judge of pictures, see docs/judges.md")
+    parser.add_argument("--trajectories", type=Path, help="folder of `train trajectories` with a judge, instead")
+    parser.add_argument("--clip", type=Path, required=True, help="folder of the latent CLIP that it begins as")
+    args = parser.parse_args(argv, argparse.Namespace(parser=parser))
+    task = None
+    if args.trajectories is None:
+        if missing := [name for name in ("model", "prompts", "judge") if getattr(args, name) is None]:
+            parser.error(f"argument --{missing[0]}: is needed, or --trajectories")
+        if args.images < 2:
+            parser.error(f"argument --images: must be at least 2, got {args.images}")
+    clip = frozen_clip(parser, args.clip)
+    try:
+        if args.trajectories is None:
+            task = sampling(args, args.out / "trajectories")
+            sample_until(task, FIRST)
+        data = Judged(ShardFolder.open(args.trajectories) if task is None else task.folder)
+        data.refresh()
+    except ValueError as error:
+        parser.error(str(error))
+    if not data.train or not data.test:
+        parser.error(f"argument --prompts: {len(data.train) + len(data.test)} prompts are too few to train and test")
+    torch.manual_seed(args.seed)
+    value = LatentValue.from_clip(clip)
+
+    def prepare(done: float) -> None:
+        if task is not None and len(data.shards) < len(task):
+            sample_until(task, FIRST + (1 - FIRST) * done / LAST)
+            data.refresh()
+
+    def batch_of(step: int) -> tuple:
+        rng = np.random.default_rng((args.seed, step))
+        items = [data.train[i] for i in rng.integers(len(data.train), size=args.batch_size)]
+        kept = len(data.levels(items[0]))
+        # Stratified: every batch has been at all noise levels.
+        steps = ((rng.permutation(args.batch_size) + rng.random(args.batch_size)) * kept / args.batch_size).astype(int)
+        return data.batch(items, steps.tolist())
+
+    report = loop.fit(args, Values(value), batch_of, loss_of, prepare=prepare)
+    (accuracy, pairs), (before, _) = (ranking_accuracy(one, data, data.test) for one in (value, clip))
+    levels = sorted(accuracy)
+    reliability = np.interp(LEVELS, levels, [accuracy[level] for level in levels]).round(4).tolist()
+    by_level = {f"{level:.3f}": [accuracy[level], before[level]] for level in reversed(levels)}
+    report |= {"judge": data.folder.what["judge"], "pictures": data.images * len(data.train + data.test)}
+    report |= {"held_out_pairs": pairs, "ranking_accuracy_of_value_and_clip": by_level}
+    keep(value, args.out, reliability, report)
+
+
+if __name__ == "__main__":
+    main()
