@@ -1,8 +1,6 @@
-"""Pipelines on FLUX.2's autoencoder: FLUX.2 itself, ERNIE-Image, FIBO 2, Ideogram 4."""
+"""Pipelines on FLUX.2's autoencoder: FLUX.2 itself, ERNIE-Image, Ideogram 4."""
 
 from diffusers import (
-    BriaFibo2Pipeline,
-    BriaFibo2Transformer2DModel,
     ErnieImagePipeline,
     ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -23,7 +21,6 @@ from parts_flow import (
     flux2_vae,
     mask,
     qwen3,
-    qwen3_processor,
     qwen3_vl,
     scheduler,
 )
@@ -67,27 +64,6 @@ def ernie():
     return ErnieImagePipeline(
         alive(model), flux2_vae(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **qwen3()
     )
-
-
-def fibo2():
-    model = BriaFibo2Transformer2DModel(
-        in_channels=4,
-        dim=24,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        cap_feat_dim=3 * DIM,
-        injection_layer_ids=(1,),
-        perceiver_num_layers=1,
-        min_num_gist_tokens=2,
-        max_num_gist_tokens=4,
-        gist_step=1,
-        axes_dims=(4, 4, 4),
-        axes_lens=(64, 64, 64),
-    )
-    pipe = BriaFibo2Pipeline(alive(model), scheduler(), flux2_vae(), qwen3_vl(), qwen3_processor())
-    pipe.text_encoder_out_layers = ((0, 1, 2),) * 2
-    return pipe
 
 
 def ideogram4():
@@ -141,8 +117,6 @@ register(
         max_sequence_length=512,
     ),
     host("ernie-image", ernie, "Its latents are patches of 2 by 2.", (16, 4, 4), negative_prompt="blurry"),
-    host("bria-fibo-2", fibo2),
-    host("bria-fibo-2-edit", fibo2, image=picture),
     host(
         "ideogram-4",
         ideogram4,

@@ -1,4 +1,4 @@
-"""Sana-Video, Sana-WM and Motif-Video."""
+"""Sana-Video and Motif-Video."""
 
 from diffusers import (
     ClassifierFreeGuidance,
@@ -10,13 +10,11 @@ from diffusers import (
     SanaImageToVideoPipeline,
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
-    SanaWMPipeline,
-    SanaWMTransformer3DModel,
 )
 from host import register
-from parts_video import SIZE, ltx2_vae, one_prompt, picture, row, wan_vae
+from parts_video import SIZE, one_prompt, picture, row, wan_vae
 from tiny import DIM, t5
-from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma2Model, SiglipImageProcessor
+from transformers import Gemma2Config, Gemma2Model, SiglipImageProcessor
 from transformers.models.t5gemma2.configuration_t5gemma2 import T5Gemma2EncoderConfig
 from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
 
@@ -108,28 +106,6 @@ def motif(kind: type = MotifVideoPipeline, image_dim: int | None = None, **parts
     )
 
 
-def sana_wm():
-    transformer = SanaWMTransformer3DModel(
-        in_channels=CHANNELS,
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=2,
-        softmax_every_n=2,
-        linear_head_dim=16,
-        chunk_plucker_channels=12,
-        chunk_plucker_post_attn_blocks=1,
-        image_size=SIZE,
-        caption_channels=DIM,
-        mixed_precision="no",
-    )
-    return SanaWMPipeline(
-        vae=ltx2_vae(CHANNELS),
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
-        **gemma2(Gemma2ForCausalLM),
-    )
-
-
 def motif_i2v():
     processor = SiglipImageProcessor(size={"height": 8, "width": 8})
     return motif(MotifVideoImage2VideoPipeline, DIM, feature_extractor=processor)
@@ -151,16 +127,4 @@ register(
     ),
     row("motif-video", motif, SHAPE, **MOTIF),
     row("motif-video-i2v", motif_i2v, SHAPE, **MOTIF | one_prompt(), image=picture),
-    row(
-        "sana-wm",
-        sana_wm,
-        (CHANNELS, 3, SIDE, SIDE),
-        **one_prompt(),
-        image=picture,
-        action="w-4",
-        intrinsics=lambda: [16.0] * 4,
-        num_frames=FRAMES,
-        max_sequence_length=16,
-        chi_prompt=lambda: ["a"],
-    ),
 )
