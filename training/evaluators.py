@@ -9,6 +9,7 @@ from evaluators import Calibration, LatentCLIP
 from evaluators.latent.base import LatentEvaluator
 
 from . import loop
+from .card import card
 from .noise import LEVELS
 
 
@@ -21,8 +22,13 @@ def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
 
 
 def keep(evaluator: LatentEvaluator, out: Path, reliability: list[float], report: dict) -> None:
-    """Saves a trained evaluator in the folder of its name, calibrated by its ranking accuracy at each of `LEVELS`, and
-    the report of its training."""
+    """Saves a trained evaluator in the folder of its name, calibrated by its ranking accuracy at each of `LEVELS`, with
+    a model card, and the report of its training."""
     evaluator.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(reliability)))  # spread: `training.calibrate`
     evaluator.save_pretrained(out / evaluator.name)
-    loop.write_report(out, report | {"ranking_accuracy": dict(zip(map(str, LEVELS), reliability, strict=True))})
+    report = report | {"ranking_accuracy": dict(zip(map(str, LEVELS), reliability, strict=True))}
+    about = (type(evaluator).__doc__ or "").split("\n\n")[0]
+    made = f'{" ".join(about.split())}\n\nMade by online-guidance: `load_evaluators(["{evaluator.name}=FOLDER"])`.'
+    text = card(f"{evaluator.name}, an evaluator of latents", made, {"Training": report}, {"library_name": "diffusers"})
+    (out / evaluator.name / "README.md").write_text(text)
+    loop.write_report(out, report)

@@ -5,20 +5,24 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from commands.arguments import positive, scale
 
+EVERY = 100  # steps between two lines of the log
 Loss = Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -32,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch_size: int, lr: float
     parser.add_argument("--steps", type=positive, default=None, help="exact number of steps, instead of --minutes")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights that are shipped")
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no")
+    parser.add_argument("--accumulate", type=positive, default=1, help="batches of a step, one after the other")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: pays in long runs")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
@@ -67,44 +74,47 @@ def fit(
 
     Args:
         args: the namespace filled by `add_arguments`.
-        batch_of: step number to batch; a function of the step, so that a resumed run continues the same stream.
-            With several processes each asks for its own numbers.
+        batch_of: number to batch; a function of the number, so that a resumed run continues the same stream. A step
+            takes ``--accumulate`` batches in every process, each of another number: twice the processes or twice of
+            those are the same training.
         loss_of: ``(model, batch)`` to the scalar loss and metrics to log. Tensors are moved by the recipe.
         matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024; in torch from 2.9 on), at AdamW's
             learning rate by the scale of arXiv 2502.16982; AdamW trains the others.
         prepare: called before each step with the share of the training that is over; its time is not training time.
 
     Returns:
-        ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics.
+        ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics. Of
+        several processes only the main one returns; the others are done, and exit.
     """
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     set_seed(args.seed + accelerator.process_index)
     model.to(accelerator.device)
     by_muon = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in by_muon]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in by_muon]
     optimizers: list[Any] = [torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)]
     if by_muon:
         muon = torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         optimizers.append(muon)
     ema = EMAModel(model.parameters(), decay=args.ema, use_ema_warmup=True, power=0.75, foreach=True)
     raw = model
+    if args.gradient_checkpointing:
+        for part in raw.modules():
+            if isinstance(part, ModelMixin):
+                part.enable_gradient_checkpointing()
     model, *optimizers = accelerator.prepare(model, *optimizers)
+    trained = torch.compile(model) if args.compile else model
     progress = _Progress()
     accelerator.register_for_checkpointing(progress, ema)
-    checkpoint = args.out / "checkpoint"
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.resume and checkpoint.exists():
+    if args.resume and (checkpoint := _newest(args.out)):
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"resumed at step {progress.step}, {progress.seconds / 60:.1f} minutes")
-
-    log = (args.out / "metrics.jsonl").open("a")
-    before, started, saved = progress.seconds, time.monotonic(), time.monotonic()
-    sums: dict[str, float] = {}
-    count, last = 0, {}
+    log = _Log(args.out / "metrics.jsonl", accelerator, progress)
+    before, started, saved = progress.seconds, time.monotonic(), progress.seconds
     bar = tqdm(total=args.steps, initial=progress.step, disable=not accelerator.is_main_process, mininterval=5)
-    model.train()
+    raw.train()
     while True:
-        progress.seconds = before + time.monotonic() - started
+        progress.seconds = _of_main(before + time.monotonic() - started, accelerator)
         done = progress.step / args.steps if args.steps else progress.seconds / (60 * args.minutes)
         if done >= 1:
             break
@@ -116,46 +126,102 @@ def fit(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * warm_up * decay
-        batch = batch_of(progress.step * accelerator.num_processes + accelerator.process_index)
-        with accelerator.autocast():
-            loss, metrics = loss_of(model, batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {progress.step}; lower --lr or resume")
-        accelerator.backward(loss)
+        for turn in range(args.accumulate):
+            place = accelerator.process_index * args.accumulate + turn
+            batch = batch_of(progress.step * accelerator.num_processes * args.accumulate + place)
+            last = turn == args.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    loss, metrics = loss_of(trained, batch)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {loss.item()} at step {progress.step}; lower --lr or resume")
+                accelerator.backward(loss / args.accumulate)
+            log.add({"loss": loss.detach(), **metrics})
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         ema.step(raw.parameters())
         progress.step += 1
-        count += 1
         bar.update()
-        for name, value in {"loss": loss.detach(), **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        if progress.step % 100 == 0:
-            last = {name: round(value / count, 5) for name, value in sums.items()}
-            row = {"step": progress.step, "minutes": round(progress.seconds / 60, 2), **last}
-            bar.set_postfix(last)
-            if accelerator.is_main_process:
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-            sums, count = {}, 0
-        if time.monotonic() - saved > 60 * args.checkpoint_minutes:
-            accelerator.save_state(str(checkpoint))
-            saved = time.monotonic()
-    accelerator.save_state(str(checkpoint))
+        if progress.step % EVERY == 0:
+            bar.set_postfix(log.write())
+        if progress.seconds - saved > 60 * args.checkpoint_minutes:
+            _save(accelerator, args.out, progress.step)
+            saved = progress.seconds
+    _save(accelerator, args.out, progress.step)
     bar.close()
+    if not accelerator.is_main_process:
+        raise SystemExit(0)
     ema.copy_to(raw.parameters())
     raw.eval()
     return {
         "steps": progress.step,
-        "samples": progress.step * args.batch_size * accelerator.num_processes,
+        "samples": progress.step * args.batch_size * args.accumulate * accelerator.num_processes,
         "minutes": round(progress.seconds / 60, 1),
         "hardware": hardware(),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "seed": args.seed,
-        "metrics": last,
+        "metrics": log.last,
     }
+
+
+class _Log:
+    """Means of the metrics over `EVERY` steps and all processes, as JSON lines."""
+
+    def __init__(self, path: Path, accelerator: Accelerator, progress: _Progress) -> None:
+        self.path, self.accelerator, self.progress = path, accelerator, progress
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.last: dict[str, float] = {}
+        if accelerator.is_main_process:  # what was logged after the checkpoint that a run goes on from comes again
+            lines = path.read_text().splitlines() if progress.step and path.is_file() else []
+            path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= progress.step))
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        self.count += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def write(self) -> dict[str, float]:
+        """Writes a line and begins anew."""
+        means = torch.tensor([value / self.count for value in self.sums.values()], device=self.accelerator.device)
+        means = self.accelerator.reduce(means, "mean")
+        self.last = {name: round(value, 5) for name, value in zip(self.sums, means.tolist(), strict=True)}
+        row = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 2), **self.last}
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self.sums, self.count = {}, 0
+        return self.last
+
+
+def _of_main(seconds: float, accelerator: Accelerator) -> float:
+    """The main process's clock, so that all of them stop at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    return float(broadcast(torch.tensor(seconds, device=accelerator.device, dtype=torch.float32)))
+
+
+def _newest(out: Path) -> Path | None:
+    """The last whole checkpoint of a run."""
+    return max(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
+def _save(accelerator: Accelerator, out: Path, step: int) -> None:
+    """A checkpoint gets its name when it is whole, and only then the one before goes."""
+    part, whole = out / "checkpoint.part", out / f"checkpoint-{step}"
+    if accelerator.is_main_process:
+        shutil.rmtree(part, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(part))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(whole, ignore_errors=True)  # of a run before this one
+        part.rename(whole)
+        for old in out.glob("checkpoint-*"):
+            if old != whole:
+                shutil.rmtree(old)
 
 
 def write_report(out: Path, report: dict) -> None:

@@ -16,6 +16,7 @@ class LatentEvaluator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the two
     """
 
     needs_prompt = False
+    _supports_gradient_checkpointing = True
 
     @property
     def space(self) -> str:

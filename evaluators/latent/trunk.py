@@ -1,5 +1,7 @@
 """The small convolutional network under every latent evaluator, and the noise-level embedding that makes it aware."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -41,6 +43,9 @@ class LatentTrunk(nn.Module):
     MLP: any resolution works, and left stays apart from right.
     """
 
+    gradient_checkpointing = False  # set by diffusers' `enable_gradient_checkpointing`
+    _gradient_checkpointing_func: Callable
+
     def __init__(self, in_channels: int, channels: tuple[int, int], blocks: tuple[int, int], dim: int) -> None:
         super().__init__()
         self.embedding = 32
@@ -57,11 +62,17 @@ class LatentTrunk(nn.Module):
         embedding = noise_embedding(noise_level, self.embedding)
         fine = self.patch(latents.contiguous(memory_format=torch.channels_last))
         for block in self.fine:
-            fine = block(fine, embedding)
+            fine = self.run(block, fine, embedding)
         coarse = self.down(fine)
         for block in self.coarse:
-            coarse = block(coarse, embedding)
+            coarse = self.run(block, coarse, embedding)
         return fine, F.silu(self.norm(coarse))
+
+    def run(self, block: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """A block, whose inner activations are forgotten and made again where that is asked for."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, x, embedding)
+        return block(x, embedding)
 
     def pool(self, coarse: torch.Tensor) -> torch.Tensor:
         """What the head reads of the second map, ``(n, 16 · channels[1])``."""

@@ -2,6 +2,11 @@
 
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +67,56 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="step 0"):
         loop.fit(arguments(tmp_path), torch.nn.Linear(4, 1), batch_of, lambda m, b: (m(b).sum() * torch.nan, {}))
+
+
+def curve(out: Path) -> dict[int, float]:
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def test_two_processes_train_as_one_of_twice_the_batch(tmp_path):
+    """The same loss curve and the same weights as one process that takes both batches of each step."""
+    one = tmp_path / "one"
+    model, report = train(arguments(one, "--steps", "200", "--accumulate", "2"))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*launch, __file__, "--out", str(tmp_path / "two"), "--steps", "200"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert curve(tmp_path / "two") == pytest.approx(curve(one), rel=1e-4)
+    weights = torch.load(tmp_path / "two" / "weights.pt")
+    torch.testing.assert_close(weights, model.weight.detach(), rtol=1e-4, atol=1e-5)
+    assert report["samples"] == 200 * 2 * 8
+
+
+def test_what_is_killed_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch):
+    """Also where it is killed while it writes one."""
+    from accelerate import Accelerator
+
+    save = Accelerator.save_state
+
+    def dies(self, path):
+        save(self, path)
+        if saves := len(list(tmp_path.glob("checkpoint-*"))):
+            Path(path, "model.safetensors").write_bytes(b"half")
+            raise SystemExit(-signal.SIGKILL if saves else 0)
+
+    args = arguments(tmp_path, "--steps", "40", "--checkpoint-minutes", "0")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Accelerator, "save_state", dies)
+        train(args)
+    assert [path.name for path in tmp_path.glob("checkpoint*-*")] == ["checkpoint-1"]
+    args.resume = True
+    model, report = train(args)
+    assert report["steps"] == 40 and [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-40"]
+    whole, _ = train(arguments(tmp_path / "whole", "--steps", "40"))
+    torch.testing.assert_close(model.weight, whole.weight)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    loop.add_arguments(parser, batch_size=8, lr=1e-2, minutes=1)
+    given = parser.parse_args()
+    trained, _ = train(given)
+    torch.save(trained.weight.detach(), given.out / "weights.pt")

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from evaluators import EVALUATORS, CLIPHead, load_evaluator
+from training.card import card
 
 from .. import WEIGHTS, lvlm
 from ..features import PixelClassifier
@@ -36,19 +37,6 @@ DATA = (
     "Synthetic scenes of `tinyworld.scenes`, made from seeds; combinations that `tinyworld.captions.is_held_out` names "
     "are never trained on (the pixel classifier, which judges, sees all)."
 )
-
-
-def card(name: str, reports: dict[str, dict]) -> str:
-    """A model card: what it is, and for every training run its command, seed, hardware, time and measures."""
-    library = "transformers" if name == "lvlm" else "diffusers"
-    lines = ["---", "license: apache-2.0", f"library_name: {library}", "---"]
-    lines += [f"# tinyworld {name}", "", ABOUT[name], "", f"Data: {DATA}", ""]
-    for part, report in reports.items():
-        lines += [f"## {part}", f"- command: `{report['command']}` (seed {report['seed']})"]
-        lines += [f"- hardware: {report['hardware']}", f"- time: {report['minutes']} minutes, {report['steps']} steps"]
-        skipped = {"command", "seed", "hardware", "minutes", "steps"}
-        lines += [f"- {key}: {json.dumps(value)}" for key, value in report.items() if key not in skipped]
-    return "\n".join([*lines, ""])
 
 
 def load_in_float32(config: Path) -> None:
@@ -95,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
             shutil.rmtree(out, ignore_errors=True)
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
-        (out / "README.md").write_text(card(name, reports))
+        front = {"license": "apache-2.0", "library_name": "transformers" if name == "lvlm" else "diffusers"}
+        about = f"{ABOUT[name]}\n\nData: {DATA}"
+        (out / "README.md").write_text(card(f"tinyworld {name}", about, reports, front))
         size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
         print(f"{out}: {size / 2**20:.1f} MiB")
 
