@@ -21,6 +21,7 @@ from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
 from .context import token_context
+from .hooks import Hooks
 from .images import VisualTokens
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
@@ -91,31 +92,30 @@ class DecoderPruner:
         self.visual = VisualTokens(host)
         self.running = Running()
         self.traces = Traces()
-        self.handles: list[Any] = []
+        self.hooks = Hooks()
 
     # -------------------------------------------------------------------------------------------------- hooks
 
     def attach(self) -> None:
-        hooks = self.handles
-        self.prompts.attach()
+        hooks = self.hooks
+        self.prompts.attach(hooks)
         self.visual.attach()
-        hooks.append(self.host.register_forward_pre_hook(self.before_host, with_kwargs=True))
-        hooks.append(self.model.register_forward_pre_hook(self.before_model, with_kwargs=True))
-        hooks.append(self.model.register_forward_hook(self.after_model))
+        hooks.before(self.host, self.before_host)
+        hooks.before(self.model, self.before_model)
+        hooks.after(self.model, self.after_model)
         for index, layer in enumerate(self.model.layers):
-            hooks.append(layer.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
+            hooks.before(layer, self.before_layer(index))
             watching = [
                 e for e in self.pruning.evaluators.values() if observes(e) and e.layers[0] <= index + 1 <= e.layers[1]
             ]
             if watching:
                 for block in (layer.self_attn, layer.mlp):
-                    hooks.append(block.register_forward_hook(self.after_block(watching), with_kwargs=True))
+                    hooks.after(block, self.after_block(watching))
         if self.reader is not None:
-            self.reader.attach()
+            self.reader.attach(hooks)
 
     def detach(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
+        self.hooks.remove()
         self.prompts.detach()
         self.visual.detach()
         if self.reader is not None:
@@ -152,7 +152,7 @@ class DecoderPruner:
         if prompt is not None:
             self.traces.add(PruningTrace(prompt.visual))
 
-    def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def after_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Files what the caches hold, and puts the states back where they came from: zero where dropped."""
         run, self.running.run = self.running.run, None
         if run is None:

@@ -11,6 +11,7 @@ from evaluators.token.base import TokenContext, observes
 from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
+from .hooks import Hooks
 from .run import PruningTrace, Traces
 
 # class of the encoder -> how many tokens come before the patches (the class token), and the names in a layer
@@ -57,18 +58,17 @@ class EncoderPruner:
             raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
         if names := [e.name for e in pruning.evaluators.values() if observes(e)]:
             raise ValueError(f"evaluator {names[0]!r} follows tokens through a language model, not a vision encoder.")
-        self.handles: list[Any] = []
+        self.hooks = Hooks()
         self.left, self.traces = Left(), Traces()
 
     def attach(self) -> None:
         for index, layer in enumerate(self.layers):
-            self.handles.append(layer.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
-        self.handles.append(self.encoder.register_forward_pre_hook(lambda module, args: self.clear()))
-        self.handles.append(self.encoder.register_forward_hook(lambda module, args, output: self.clear()))
+            self.hooks.before(layer, self.before_layer(index))
+        self.hooks.before(self.encoder, lambda module, args, kwargs: self.clear())
+        self.hooks.after(self.encoder, lambda module, args, kwargs, output: self.clear())
 
     def detach(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
+        self.hooks.remove()
         self.clear()
 
     def clear(self) -> None:

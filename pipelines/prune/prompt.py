@@ -3,7 +3,7 @@
 import functools
 import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .hooks import Hooks
 from .run import Prompt
 
 IGNORED = -100  # the label that transformers' losses leave out
@@ -61,19 +62,15 @@ class PromptReader:
     def __init__(self, model: nn.Module, host: nn.Module) -> None:
         self.modules: list[Any] = [m for m in model.modules() if any(part is host for part in m.modules())]
         self.calls = Calls()
-        self.handles: list[Any] = []
 
-    def attach(self) -> None:
+    def attach(self, hooks: Hooks) -> None:
         for module in self.modules:
-            before = functools.partial(self.before, inspect.signature(module.forward))
-            self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self.after, always_call=True))
+            hooks.before(module, self.before(inspect.signature(module.forward)))
+            hooks.after(module, self.after, always=True)
             if stock := getattr(module, "generate", None):
                 module.__dict__["generate"] = functools.wraps(stock)(functools.partial(self.generate, module, stock))
 
     def detach(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
         for module in self.modules:
             module.__dict__.pop("generate", None)
 
@@ -94,18 +91,21 @@ class PromptReader:
         finally:
             self.calls.generations.pop()
 
-    def before(self, signature: inspect.Signature, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        call = signature.bind_partial(*args, **kwargs).arguments
-        labels = call.get("labels", kwargs.get("labels"))
-        if (shifted := kwargs.get("shift_labels")) is not None:
-            self.calls.counted = shifted != IGNORED
-        elif labels is not None and labels.ndim == 2:
-            self.calls.counted = F.pad(labels[:, 1:] != IGNORED, (0, 1))
-        if kwargs.get("instruction_mask") is not None:
-            self.calls.instruction = kwargs["instruction_mask"]
-        return args, {name: value for name, value in kwargs.items() if name != "instruction_mask"}
+    def before(self, signature: inspect.Signature) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            call = signature.bind_partial(*args, **kwargs).arguments
+            labels = call.get("labels", kwargs.get("labels"))
+            if (shifted := kwargs.get("shift_labels")) is not None:
+                self.calls.counted = shifted != IGNORED
+            elif labels is not None and labels.ndim == 2:
+                self.calls.counted = F.pad(labels[:, 1:] != IGNORED, (0, 1))
+            if kwargs.get("instruction_mask") is not None:
+                self.calls.instruction = kwargs["instruction_mask"]
+            return args, {name: value for name, value in kwargs.items() if name != "instruction_mask"}
 
-    def after(self, module: nn.Module, args: tuple, output: Any) -> None:
+        return hook
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         self.calls.counted = self.calls.instruction = None
 
     def read(self, seen: int, visual: torch.Tensor, real: torch.Tensor) -> Prompt:

@@ -3,12 +3,13 @@
 import functools
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from .hooks import Hooks
 from .modules import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -52,28 +53,27 @@ class ClassTokenReader:
             )
         self.host, self.layers = host, layers
         self.own = Read()
-        self.handles: list[Any] = []
 
-    def attach(self) -> None:
+    def attach(self, hooks: Hooks) -> None:
         for index, layer in enumerate(self.layers):
-            hook = functools.partial(self.before_attention, index)
-            self.handles.append(layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.before(layer.self_attn, self.before_attention(index))
         stock = self.host.get_image_features
         self.host.__dict__["get_image_features"] = functools.wraps(stock)(functools.partial(self.encode, stock))
 
     def detach(self) -> None:
         self.host.__dict__.pop("get_image_features", None)
-        while self.handles:
-            self.handles.pop().remove()
 
     def begin(self, call: Mapping[str, Any]) -> None:
         """A forward of the host with these arguments begins."""
         given = (call.get("mm_encoder_outputs") or {}).get("image")
         self.own.features = getattr(given, "class_token", None)
 
-    def before_attention(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if index == self.own.layer:
-            self.own.states = args[0] if args else kwargs["hidden_states"]
+    def before_attention(self, index: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if index == self.own.layer:
+                self.own.states = args[0] if args else kwargs["hidden_states"]
+
+        return hook
 
     def encode(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """`get_image_features`, whose output then also has what was read."""
