@@ -89,7 +89,7 @@ def check(trace):
 def test_generate(model, offline_hub, tmp_path, monkeypatch, host):
     monkeypatch.chdir(tmp_path)
     generate.main([PROMPT, "--model", model(host)])
-    stem = "outputs/000_two-red-circles-above-a-blue-square"
+    stem = "outputs/000_two-red-circles-above-a-blue-square_seed0"
     data = json.loads(Image.open(f"{stem}.png").text[generate.METADATA_KEY])
     assert data["evaluators"] == ["open_clip", "aesthetic"] and len(data["schedule"]) == 25
     check(GuidanceTrace.from_json(f"{stem}_trace.json"))
