@@ -111,7 +111,7 @@ def main(folder: Path | None) -> None:
     args = app.parse([])
     check_late(args)
     page = app.build(app.load_host(args), app.load_reader(args))
-    address = app.serve(page, "127.0.0.1", None, block=False)
+    address = app.serve(page, "127.0.0.1", None)
     out = folder or Path(__file__).parent
     out.mkdir(parents=True, exist_ok=True)
     with chromium() as browser, TemporaryDirectory() as temporary:

@@ -52,6 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=arguments.port, default=7860)
+    parser.add_argument("--name", nargs="+", help="by which visitors reach this machine besides its own, as by a proxy")
     args = parser.parse_args(argv)
     args.error = parser.error
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
@@ -131,32 +132,16 @@ def build(host: Any, reader: Any, study: Any = None) -> Any:
     return page.queue(max_size=QUEUE)
 
 
-def serve(page: Any, host: str, number: int | None, block: bool) -> Any:
-    """Serves `page` at a port, any free one for `None`; returns its address unless it is to `block`."""
-    from starlette.middleware import Middleware
-
-    from ..refuse import Refuse, refuse_addresses
+def serve(page: Any, host: str, number: int | None, names: list[str] | None = None, quiet: bool = True) -> str:
+    """Serves `page` in threads of its own at a port, any free one for `None`; returns its address. `names` are those by
+    which it is reached besides that of the host."""
+    from .. import guard
     from .looks import CSS, THEME
     from .playground import POINT
 
-    refuse_addresses(page)
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=number,
-        prevent_thread_lock=not block,
-        quiet=not block,
-        share=False,
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
-        max_file_size=MAX_UPLOAD,
-        theme=THEME,
-        css=CSS,
-        head=POINT,
-        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
-    )
-    return address
+    access = guard.Access(guard.names_of(host, names), NOT_SERVED)
+    look = {"theme": THEME, "css": CSS, "head": POINT}
+    return guard.serve(page, host, number, access, quiet=quiet, share=False, max_file_size=MAX_UPLOAD, **look)[0]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -169,7 +154,9 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["GRADIO_TEMP_DIR"] = cache
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         study = load_study(args)
-        serve(build(load_host(args), load_reader(args), study), args.host, args.port or None, block=True)
+        page = build(load_host(args), load_reader(args), study)
+        serve(page, args.host, args.port or None, args.name, quiet=False)
+        page.block_thread()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from commands.arguments import port, positive
 from commands.parser import Parser
 
 PASSWORD = "STUDY_PASSWORD"  # environment variable
-EVERYWHERE = ("0.0.0.0", "::", "[::]")  # hosts to serve at that are no address to go to
 QUESTIONS = ("overall", "alignment", "quality", "text")
 # Gradio would serve files, take uploads, and fetch any address for ``file=https://…``. This page needs none of it.
 NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
@@ -52,6 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--show-report", action="store_true", help="a tab with the results, for whoever opens the page")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=port, default=7860)
+    parser.add_argument("--name", nargs="+", help="by which visitors reach this machine besides its own, as by a proxy")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
     parser.add_argument("--password", action="store_true", help=f"ask visitors for one: {PASSWORD}, or typed in here")
     parser.add_argument("--report", action="store_true", help="write the report and the votes into the folder, and end")
@@ -79,27 +79,21 @@ def ask_password(args: argparse.Namespace) -> str:
 
 def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = False) -> str:
     """Serves the page in threads of its own; returns the address that visitors reach it at."""
-    from starlette.middleware import Middleware
+    from .. import guard
 
-    from ..refuse import Refuse, refuse_addresses
+    def is_right(user: str, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), (password or "").encode())
 
-    refuse_addresses(page)
-    _, local, shared = page.queue(max_size=256).launch(
-        server_name=args.host,
-        server_port=args.port or None,
+    local, shared = guard.serve(
+        page.queue(max_size=256),
+        args.host,
+        args.port or None,
+        guard.Access(guard.names_of(args.host, args.name), NOT_SERVED, password is not None),
         share=args.share,
-        auth=None
-        if password is None
-        else (lambda user, given: secrets.compare_digest(given.encode(), password.encode())),
+        auth=is_right if password is not None else None,
         auth_message="Any name, and the password that you were given.",
-        prevent_thread_lock=True,
         quiet=quiet,
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
         max_file_size="1kb",  # there is nothing to upload
-        app_kwargs={"middleware": [Middleware(Refuse, parts=NOT_SERVED)]},
     )
     if args.share and not shared:  # Gradio goes on at an address of this machine, which nobody who has a link can open
         page.close()
@@ -110,6 +104,8 @@ def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = Fa
 def links(address: str, host: str, invited: dict[str, str]) -> str:
     """A line for each rater with their link. `address` is what `serve` returned, `invited` holds the raters' ids."""
     lines = []
+    from ..guard import EVERYWHERE
+
     url = urlsplit(address)
     if host in EVERYWHERE and url.hostname in ("localhost", "0.0.0.0", "::"):  # else it is shared
         here = network_address()

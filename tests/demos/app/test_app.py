@@ -35,7 +35,7 @@ def served(host, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     page = app.build(host, reader)
-    address = app.serve(page, "127.0.0.1", None, block=False)
+    address = app.serve(page, "127.0.0.1", None)
     yield re.search(r"//(.+?)/?$", address)[1], page
     page.close()
 

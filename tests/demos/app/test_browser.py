@@ -37,7 +37,7 @@ def browser():
 def address(host, lvlm_weights, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     page = app.build(host, Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS))
-    yield app.serve(page, "127.0.0.1", None, block=False)
+    yield app.serve(page, "127.0.0.1", None)
     page.close()
 
 
@@ -49,6 +49,7 @@ def test_generate_see_the_plot_choose_a_step(browser, address):
     page = screenshots.visit(browser, address)
     broken: list[str] = []
     page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and broken.append(line.text))  # what the headers forbid
     screenshots.generate(page, "three green triangles", STEPS)
     for name in ("dynamic", "static"):
         assert page.locator(f"#{name} img").evaluate("image => image.naturalWidth") == 64

@@ -70,6 +70,7 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     errors = []
     page = browser.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and errors.append(line.text))  # what the headers forbid
     page.on("dialog", lambda dialog: errors.append(dialog.message))  # an alert from a prompt taken for markup
     page.goto(address)
     page.wait_for_selector(".pair img")
@@ -121,6 +122,19 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     page.wait_for_timeout(500)
     page.screenshot(path=SCREENS / "report_dark.png", full_page=True)
     assert errors == []
+
+
+def test_behind_a_password(folder, serve, browser):
+    page = browser.new_page()
+    wrong = []
+    page.on("console", lambda line: line.type == "error" and wrong.append(line.text))
+    page.goto(serve(folder, password="open sesame"))
+    page.locator("input").first.fill("ann")
+    page.locator("input[type=password]").fill("open sesame")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".pair img")
+    after(page, lambda: page.click("#study-left"))
+    assert wrong == [] and len(votes(folder)) == 1
 
 
 def test_keys_that_scroll_are_no_votes(folder, address, browser):
