@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch_size: int, lr: float
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--accumulate", type=positive, default=1, help="batches of a step, one after the other")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: pays in long runs")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, also of what samples")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
@@ -60,6 +60,11 @@ class _Progress:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def processes() -> PartialState:
+    """This process among those of an ``accelerate launch --multi_gpu``, on a machine without a GPU, too."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def fit(
@@ -86,7 +91,7 @@ def fit(
         ``{"steps", "samples", "minutes", "hardware", ...}`` for the model card, with the last logged metrics. Of
         several processes only the main one returns; the others are done, and exit.
     """
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=not torch.accelerator.is_available())
     set_seed(args.seed + accelerator.process_index)
     model.to(accelerator.device)
     by_muon = {id(parameter) for parameter in matrices}

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from tqdm.auto import tqdm
 
@@ -32,6 +31,7 @@ from evaluators.pixel.preview import decode
 from guidance import DenoisingStep
 from pipelines import guide
 
+from . import loop
 from .judges import load_judge
 from .quick import quicken
 from .shards import ShardFolder
@@ -176,7 +176,6 @@ def add_arguments(parser: argparse.ArgumentParser, images: int, required: bool =
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the pipeline"
     )
-    parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile: pays from some hundred on")
 
 
 def sampling(args: argparse.Namespace, folder: Path) -> Sampling:
@@ -205,7 +204,7 @@ def sampling(args: argparse.Namespace, folder: Path) -> Sampling:
         pipe = DiffusionPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     except (OSError, ValueError) as error:
         args.parser.error(f"argument {'--out' if isinstance(error, ValueError) else '--model'}: {error}")
-    state = PartialState()
+    state = loop.processes()
     pipe.to(state.device)
     if isinstance(judge, torch.nn.Module):
         judge.to(state.device)
@@ -228,13 +227,14 @@ def sampling(args: argparse.Namespace, folder: Path) -> Sampling:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("train trajectories", __doc__)
     add_arguments(parser, images=4)
+    parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile: pays from some hundred on")
     parser.add_argument(
         "--judge", metavar="NAME[=SOURCE]", help="a judge of pictures, see docs/judges.md; default: none"
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder of shards")
     args = parser.parse_args(argv, argparse.Namespace(parser=parser))
     task = sampling(args, args.out)
-    state = PartialState()
+    state = loop.processes()
     mine = range(state.process_index, len(task), state.num_processes)
     counts = [task.images * len(task.prompts_of(number)) for number in mine]
     with tqdm(total=sum(counts), unit="pictures", disable=not state.is_main_process) as bar:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from commands.parser import Parser
@@ -69,7 +68,7 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
 
 def sample_until(task: Sampling, share: float) -> None:
     """Makes shards until `share` of all are there; each process makes its own."""
-    state = PartialState()
+    state = loop.processes()
     due = min(len(task), max(state.num_processes, math.ceil(share * len(task))))
     missing = [number for number in range(due) if not task.folder.has(number)]
     for number in tqdm(missing[state.process_index :: state.num_processes], "sampling", disable=len(missing) < 2):

@@ -74,20 +74,22 @@ def curve(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
-def test_two_processes_train_as_one_of_twice_the_batch(tmp_path):
+@pytest.mark.slow
+def test_two_processes_train_as_one_of_twice_the_batch(tmp_path, monkeypatch):
     """The same loss curve and the same weights as one process that takes both batches of each step."""
+    monkeypatch.setattr(loop, "EVERY", 5)
     one = tmp_path / "one"
-    model, report = train(arguments(one, "--steps", "200", "--accumulate", "2"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    model, report = train(arguments(one, "--steps", "20", "--accumulate", "2"))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*launch, __file__, "--out", str(tmp_path / "two"), "--steps", "200"]
+    command = [*launch, __file__, "--out", str(tmp_path / "two"), "--steps", "20"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert curve(tmp_path / "two") == pytest.approx(curve(one), rel=1e-4)
     weights = torch.load(tmp_path / "two" / "weights.pt")
     torch.testing.assert_close(weights, model.weight.detach(), rtol=1e-4, atol=1e-5)
-    assert report["samples"] == 200 * 2 * 8
+    assert report["samples"] == 20 * 2 * 8
 
 
 def test_what_is_killed_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch):
@@ -117,6 +119,6 @@ def test_what_is_killed_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     loop.add_arguments(parser, batch_size=8, lr=1e-2, minutes=1)
-    given = parser.parse_args()
+    given, loop.EVERY = parser.parse_args(), 5
     trained, _ = train(given)
     torch.save(trained.weight.detach(), given.out / "weights.pt")

@@ -262,13 +262,13 @@ def main(argv: list[str] | None = None) -> None:
         "--vision-steps", type=int, default=2000, help="first, on the vision encoder alone; 0 with --init"
     )
     parser.add_argument("--test-questions", type=int, default=1200, help="held-out questions that the report is on")
-    parser.add_argument("--compile", action="store_true", help="compile the layers: an eighth faster on a CPU")
+    parser.add_argument("--compile-layers", action="store_true", help="compile the layers: an eighth faster on a CPU")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     model, processor = lvlm.load(args.init) if args.init else (None, build_processor())
     model = model or build(processor)
     learner = Learner(model, processor)
-    if args.compile:
+    if args.compile_layers:
         for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
             layer.compile(dynamic=True)
     start = args.seed << 40
