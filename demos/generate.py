@@ -187,16 +187,20 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
     """One batch: its PIL images and its trace."""
     import torch
 
-    from pipelines import guide
+    from pipelines import guide, make_stochastic
 
     options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
         options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
-    if getattr(guidance, "noises", 1) > 1 and "eta" in inspect.signature(pipe.__call__).parameters:
-        options["eta"] = 1.0  # else DDIM draws nothing
     generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
-    with guide(pipe, guidance) as traces:
-        images = pipe(prompts, num_inference_steps=steps, generator=generators, **options).images
+    scheduler = pipe.scheduler
+    try:
+        if getattr(guidance, "noises", 1) > 1:
+            options |= make_stochastic(pipe)
+        with guide(pipe, guidance) as traces:
+            images = pipe(prompts, num_inference_steps=steps, generator=generators, **options).images
+    finally:
+        pipe.scheduler = scheduler
     return images, traces[-1]
 
 

@@ -8,6 +8,7 @@ from .best_of import BestOf, best_of
 from .dynamic import CLASSES, PREFIX, DynamicGuidanceMixin, dynamic_class
 from .guide import guide
 from .prune.pruner import Pruner, prune
+from .stochastic import make_stochastic
 
 if TYPE_CHECKING:
     from .modular import OnlineGuider
@@ -17,7 +18,7 @@ DYNAMIC = [PREFIX + name for name in CLASSES]
 # lives with the embedded world, above.
 LATER = {"OnlineGuider": "pipelines.modular", "TinyWorldPipeline": "tinyworld.pipeline"}
 
-__all__ = ["BestOf", "DynamicGuidanceMixin", "OnlineGuider", "Pruner", "best_of", "guide", "prune"]
+__all__ = ["BestOf", "DynamicGuidanceMixin", "OnlineGuider", "Pruner", "best_of", "guide", "make_stochastic", "prune"]
 __all__ += DYNAMIC
 
 

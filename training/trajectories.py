@@ -11,7 +11,6 @@ shards (`training.shards`): killed at any moment it loses the shard that it was 
 
 import argparse
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from commands.arguments import positive, scale
@@ -29,7 +28,7 @@ from evaluators import Evaluator
 from evaluators.base import Context, score
 from evaluators.pixel.preview import decode
 from guidance import DenoisingStep
-from pipelines import guide
+from pipelines import guide, make_stochastic
 
 from . import loop
 from .judges import load_judge
@@ -74,22 +73,6 @@ def held_out(prompts: Sequence[str], about: Mapping[str, Any]) -> list[bool]:
 def kept_steps(steps: int, keep: int) -> list[int]:
     """Which steps are kept."""
     return sorted({round(float(at)) for at in np.linspace(steps - 1, 0, min(keep, steps))})
-
-
-def make_stochastic(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Lets the sampler of `pipe` draw noise at each step where that is known how; what the call takes for it."""
-    scheduler = pipe.scheduler
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        if "stochastic_sampling" in scheduler.config and not scheduler.config.get("invert_sigmas"):
-            pipe.scheduler = type(scheduler).from_config(scheduler.config, stochastic_sampling=True)
-    elif isinstance(scheduler, DDIMScheduler):
-        if "eta" in inspect.signature(pipe.__call__).parameters:
-            return {"eta": 1.0}
-    elif any(word in type(scheduler).__name__ for word in ("Ancestral", "SDE", "DDPM", "LCM", "TCD")):
-        pass  # it draws already
-    elif EulerAncestralDiscreteScheduler in getattr(scheduler, "compatibles", ()):
-        pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
-    return {}
 
 
 @dataclass

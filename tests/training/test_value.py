@@ -8,7 +8,6 @@ import sys
 import pytest
 import tiny
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
 from evaluators import Context, LatentCLIP, LatentValue, PixelEvaluator, load_evaluator
 from guidance import NoiseSearch
@@ -82,17 +81,6 @@ def test_a_pipeline_s_trajectories_are_kept_and_judged(models, prompts, tmp_path
     assert 0 < levels[0] < 1 and levels[1] < 0.05 and scores.shape == (48,)
     assert shard.about["captions"] == [text for text in PROMPTS for _ in range(4)]
     assert float(scores.view(12, 4).std(1).min()) > 0, "every picture has its own noise"
-
-
-def test_a_sampler_is_made_to_draw(models):
-    pipe = tiny.BUILDERS["sd"]()
-    assert trajectories.make_stochastic(pipe) == {"eta": 1.0}
-    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    assert trajectories.make_stochastic(pipe) == {}
-    assert isinstance(pipe.scheduler, EulerAncestralDiscreteScheduler)
-    flow = tiny.BUILDERS["sd3"]()
-    trajectories.make_stochastic(flow)
-    assert flow.scheduler.config.stochastic_sampling
 
 
 def test_a_killed_sampling_goes_on_and_makes_the_same(models, prompts, tmp_path, monkeypatch):
