@@ -118,7 +118,9 @@ def finished(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str,
 def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
     """The search, as JSON."""
     search = pipe.guidance
-    values = {k: v for k, v in vars(search).items() if k != "evaluators"} | {"evaluators": list(search.evaluators)}
+    values = {k: v for k, v in vars(search).items() if k != "evaluators" and k[0] != "_"} | {
+        "evaluators": list(search.evaluators)
+    }
     calibration = {name: e.calibration and vars(e.calibration) for name, e in search.evaluators.items()}
     return json.loads(json.dumps(values | {"calibration": calibration}))
 

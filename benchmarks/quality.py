@@ -160,8 +160,9 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
             chosen, tuned[name] = tune(pipe, grid, validation, args.work)
             methods[chosen] = grid[chosen]
     methods |= {k: v for k, v in rivals.ours(search, args.quick).items() if k.split(":")[0] == "dynamic" or wanted(k)}
-    if args.ablations:
-        methods |= rivals.ablations(search)
+    if args.ablations is not None:
+        table = rivals.ablations(search)
+        methods |= {f"ablation:{name}": table[f"ablation:{name}"] for name in args.ablations} or table
     results, bar, clip = {}, tqdm(methods.items()), load_evaluator("clip", tinyworld.WEIGHTS / "clip")
     for name, method in bar:
         bar.set_description(name)
@@ -226,6 +227,13 @@ def check_families(names: Sequence[str] | None, search: GreedySearch) -> None:
         raise ValueError(f"`--only` must name some of {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}.")
 
 
+def check_ablations(names: Sequence[str] | None, search: GreedySearch) -> None:
+    """ValueError where ``--ablations`` names what there is not."""
+    known = [name.removeprefix("ablation:") for name in rivals.ablations(search)]
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"`--ablations` must name some of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark quality", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
@@ -233,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--validation", type=int, default=120, help="captions that rivals are tuned on")
-    parser.add_argument("--ablations", action="store_true", help="the search with one thing changed, too")
+    parser.add_argument("--ablations", nargs="*", metavar="NAME", help="the search with one thing changed; default all")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
     parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
@@ -244,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         prompts = read_prompts(args)
         pipe = TinyWorldPipeline.from_pretrained().to(args.device)
         check_families(args.only, pipe.guidance)
+        check_ablations(args.ablations, pipe.guidance)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

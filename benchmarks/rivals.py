@@ -158,6 +158,7 @@ def ablations(search: GreedySearch) -> dict[str, Method]:
         for count in (2, 16)
     }
     table["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
+    table |= {f"weights:{kind}": _changed(search, weighting=kind) for kind in ("adaptive", "adaptive_abs")}
     if noisy := [e for e in panel if e.space == "noisy"]:
         clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
         table["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])

@@ -2,7 +2,7 @@
 know what they are shown; of pipelines, schedulers and searches they know nothing, nor what their scores lead to."""
 
 from .base import Calibration, Context, Evaluator, FunctionEvaluator, as_evaluator, calibrated, score
-from .combine import by_share, by_spread, combine
+from .combine import by_gain, by_share, by_spread, combine, relative_gain
 from .latent.clip import LatentCLIP
 from .latent.counting import LatentCounting
 from .latent.discriminator import LatentDiscriminator
@@ -85,11 +85,13 @@ __all__ = [
     "WeightedPageRank",
     "as_evaluator",
     "as_token_evaluator",
+    "by_gain",
     "by_share",
     "by_spread",
     "calibrated",
     "combine",
     "load_evaluator",
     "load_evaluators",
+    "relative_gain",
     "score",
 ]

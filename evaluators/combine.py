@@ -19,7 +19,7 @@ def combine(
     Args:
         scores: name to ``(batch, candidates)``.
         weights: factor of each evaluator, 1 where absent.
-        scale: `by_spread` or `by_share`.
+        scale: `by_spread`, `by_gain` or `by_share`.
 
     Returns:
         The combined scores ``(batch, candidates)`` and the weight that each evaluator had.
@@ -50,14 +50,47 @@ def by_spread(evaluators: Mapping[str, Evaluator], noise_level: Mapping[str, flo
 
     def scale(name: str, values: torch.Tensor) -> tuple[torch.Tensor, float]:
         calibration = evaluators[name].calibration
-        values = values.masked_fill(~values.isfinite(), torch.nan)
-        centred = values - values.nanmean(1, keepdim=True)
         if calibration is None:
-            return centred / (centred.square().nanmean(1, keepdim=True).sqrt() + 1e-8), 1.0
+            return standardised(values), 1.0
         spread, reliability = calibration.at(noise_level[name])
-        return centred / (spread + 1e-8), max(0.0, 2 * reliability - 1)
+        return centred(values) / (spread + 1e-8), max(0.0, 2 * reliability - 1)
 
     return scale
+
+
+def by_gain(gain: Mapping[str, torch.Tensor]) -> Scale:
+    """Scores of candidates are divided by their own spread and multiplied by the `gain` ``(batch, 1)`` of the
+    evaluator, see `relative_gain`; its calibration is not asked."""
+    return lambda name, values: (gain[name] * standardised(values), 1.0)
+
+
+def relative_gain(now: torch.Tensor, before: torch.Tensor, absolute: bool) -> torch.Tensor:
+    r"""How much better an evaluator finds a row's candidates ``(batch, candidates)`` than `before`, ``(batch, 1)``:
+
+    .. math:: \alpha_{e,t} = (e_t - e_{t+1}) / e_{t+1}
+
+    the adaptive weight of Dynamic CFG (arXiv 2509.16131), where steps count down. Of which candidate the scores are is
+    left open there; here ``e_t`` is the mean over the candidates of a step. The weight turns negative where a score
+    falls, or rises below zero: the worse candidates are then preferred, unless `absolute`. 0 where `before` is 0.
+    """
+    gain = ((mean_of(now) - before) / before).nan_to_num(0.0, 0.0, 0.0)
+    return gain.abs() if absolute else gain
+
+
+def mean_of(values: torch.Tensor) -> torch.Tensor:
+    """Of the finite scores of each row, ``(batch, 1)``."""
+    return values.masked_fill(~values.isfinite(), torch.nan).nanmean(1, keepdim=True)
+
+
+def centred(values: torch.Tensor) -> torch.Tensor:
+    """Scores less their row's mean; NaN where not finite."""
+    return values.masked_fill(~values.isfinite(), torch.nan) - mean_of(values)
+
+
+def standardised(values: torch.Tensor) -> torch.Tensor:
+    """Scores less their row's mean, divided by their spread."""
+    values = centred(values)
+    return values / (values.square().nanmean(1, keepdim=True).sqrt() + 1e-8)
 
 
 def by_share(valid: torch.Tensor) -> Scale:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from evaluators.base import Context, Evaluator, as_evaluator, score
-from evaluators.combine import by_spread, combine
+from evaluators.combine import Scale, by_spread, combine
 
 PROBE = 64  # the side of the pictures that a judge is tried on
 
@@ -87,10 +87,14 @@ class Panel:
                 spaces[space] = self.shrink(candidates(space)) if space == "pixels" else candidates(space)
             levels[name] = noise_level(space)
             scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
-        total, weights = combine(scores, self.weights, by_spread(self.evaluators, levels))
+        total, weights = combine(scores, self.weights, self.scale(scores, levels))
         favourites = {name: preferred(values) for name, values in scores.items()}
         told = {"scores": scores, "favourites": favourites, "noise_levels": levels, "weights": weights, "total": total}
         return total, told
+
+    def scale(self, scores: Mapping[str, torch.Tensor], levels: Mapping[str, float]) -> Scale:
+        """What brings `scores`, of candidates at the noise `levels`, to one scale."""
+        return by_spread(self.evaluators, levels)
 
     def shrink(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures ``(batch, candidates, 3, ..., H, W)`` no larger than the evaluator that wants the largest needs."""

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from evaluators.base import Evaluator
+from evaluators.combine import Scale, by_gain, mean_of, relative_gain
 
 from .panel import Panel, preferred
 from .schedules import check_window
 from .step import Decision, DenoisingStep
 
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
+WEIGHTINGS = ("calibrated", "adaptive", "adaptive_abs")
 
 
 class GreedySearch(Panel):
@@ -29,6 +31,10 @@ class GreedySearch(Panel):
             own `guidance_scale` is used.
         every: search at every n-th step and hold the scale in between. An evaluator may have an `every`, `start` and
             `stop` of its own, and is asked at those of these steps that are its own.
+        weighting: ``"calibrated"``, each evaluator as loud as its calibration says (`evaluators.combine.by_spread`), or
+            the paper's own ``"adaptive"``, by the relative gain of its scores since they were last asked for, and
+            ``"adaptive_abs"``, by the size of that gain (`evaluators.combine.relative_gain`); at the first step all are
+            equal.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
@@ -44,6 +50,7 @@ class GreedySearch(Panel):
         start: float = 0.0,
         stop: float = 1.0,
         every: int = 1,
+        weighting: str = "calibrated",
     ) -> None:
         super().__init__(evaluators, weights)
         if not isinstance(scales, Iterable):
@@ -59,6 +66,10 @@ class GreedySearch(Panel):
         check_window(start, stop)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"`weighting` must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}.")
+        self.weighting = weighting
+        self._before: dict[str, torch.Tensor] = {}  # each evaluator's mean score (batch, 1) when it was last asked
 
     def decide(self, step: DenoisingStep) -> Decision | tuple[torch.Tensor | None, dict]:
         """The scale of every row ``(batch,)``, `None` outside the window, and its reasons, for the trace.
@@ -66,6 +77,8 @@ class GreedySearch(Panel):
         A candidate whose score is not finite is never chosen. The pipeline's own scale stays where nothing can be told:
         no evaluator has a weight at this noise level, or a row has no finite score or the same for every candidate.
         """
+        if step.index == step.start_index:
+            self._before = {}
         if (unsearched := self.unsearched(step)) is not None:
             return unsearched
         if len(self.scales) == 1:
@@ -73,9 +86,25 @@ class GreedySearch(Panel):
         total, record = self.ask(
             lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep, step.due
         )
+        if self.weighting != "calibrated":
+            record["gain"] = {name: gain[:, 0] for name, gain in self._gain.items()}
         if not any(record["weights"].values()):
             return step.full(step.own_scale), record
         return self.scale_of(total, step), record
+
+    def scale(self, scores: Mapping[str, torch.Tensor], levels: Mapping[str, float]) -> Scale:
+        """As of `Panel`, or adaptive."""
+        if self.weighting == "calibrated":
+            return super().scale(scores, levels)
+        absolute = self.weighting == "adaptive_abs"
+        self._gain = {
+            name: relative_gain(values, self._before[name], absolute)
+            if name in self._before
+            else torch.ones_like(values[:, :1])
+            for name, values in scores.items()
+        }
+        self._before = self._before | {name: mean_of(values) for name, values in scores.items()}
+        return by_gain(self._gain)
 
     def scale_of(self, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
         """The best scale of every row ``(batch,)`` by `total` ``(batch, candidates)``, the pipeline's own where that

@@ -26,10 +26,10 @@ class GuidanceTrace:
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
             ``weights`` (both name to number), ``favourites`` (name to ``(batch,)``, which candidate each liked best),
-            and ``total`` ``(batch, candidates)``; with a search over noise
-            ``noise`` ``(batch,)``, which of the draws was chosen, ``noise_scores`` (name to ``(batch, draws)``) and
-            ``noise_total`` ``(batch, draws)``. Where particles were resampled, their ``reward`` ``(batch,)`` and
-            ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
+            and ``total`` ``(batch, candidates)``; with adaptive weights ``gain`` (name to ``(batch,)``); with a search
+            over noise ``noise`` ``(batch,)``, which of the draws was chosen, ``noise_scores`` (name to ``(batch,
+            draws)``) and ``noise_total`` ``(batch, draws)``. Where particles were resampled, their ``reward``
+            ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -90,7 +90,7 @@ class GuidanceTrace:
         def cut(step: dict[str, Any], row: int) -> dict[str, Any]:
             keys = ("scale", "nfe", "total", "noise", "noise_total", "reward", "rows")
             per_sample = {key: step[key][row : row + 1] for key in keys if key in step}
-            for key in (*SCORES, "favourites"):
+            for key in (*SCORES, "favourites", "gain"):
                 if key in step:
                     per_sample[key] = {name: values[row : row + 1] for name, values in step[key].items()}
             return step | per_sample

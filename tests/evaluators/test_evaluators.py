@@ -12,9 +12,11 @@ from evaluators import (
     LatentCLIP,
     LatentDiscriminator,
     as_evaluator,
+    by_gain,
     by_spread,
     combine,
     load_evaluator,
+    relative_gain,
     score,
 )
 from evaluators.base import FunctionEvaluator
@@ -254,6 +256,20 @@ def test_a_weak_signal_of_a_calibrated_evaluator_stays_weak():
     sure = Calibration((0.0, 1.0), (1.0, 1.0), (1.0, 1.0))
     total, _ = combine(given, {}, by_spread(named(a=sure, b=sure), {"a": 0.5, "b": 0.5}))
     assert total.argmax().item() == 0
+
+
+def test_the_relative_gain_is_that_of_the_paper():
+    now = torch.tensor([[2.0, 4.0], [1.0, 1.0], [-1.0, -1.0], [5.0, 7.0], [float("nan"), 3.0]])
+    before = torch.tensor([[2.0], [2.0], [-2.0], [0.0], [2.0]])
+    torch.testing.assert_close(relative_gain(now, before, False), torch.tensor([[0.5], [-0.5], [-0.5], [0.0], [0.5]]))
+    torch.testing.assert_close(relative_gain(now, before, True), torch.tensor([[0.5], [0.5], [0.5], [0.0], [0.5]]))
+
+
+def test_a_negative_gain_prefers_what_scores_less():
+    given = {"a": torch.tensor([[1.0, 3.0], [1.0, 3.0]]), "b": torch.tensor([[9.0, 5.0], [9.0, 5.0]])}
+    total, weights = combine(given, {"b": 3.0}, by_gain({name: torch.tensor([[0.5], [-0.5]]) for name in given}))
+    torch.testing.assert_close(total, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))  # 0.5 · (3 - 1), turned round
+    assert weights == {"a": 1.0, "b": 3.0}
 
 
 def test_equal_scores_say_nothing():

@@ -155,3 +155,57 @@ def test_nan_while_sampling_warns_and_is_not_chosen(stock):
     assert images.isfinite().all()
     nan = [[2.0, OWN, 4.0] if 300 < s["timestep"] < 700 else [4.0, 4.0, 4.0] for s in traces[0].steps]
     assert traces[0].scales.tolist() == nan and [2.0, OWN, 4.0] in nan
+
+
+# --------------------------------------------------------------------------------------------------- adaptive weights
+
+
+def drifting(name, means, slope):
+    """Scores around each of `means` in turn, of which the last candidate is better by `slope`."""
+    left = iter(means)
+    return FunctionEvaluator(
+        lambda candidates, context: next(left) + slope * torch.tensor([[-1.0, 0.0, 1.0]] * 2), name
+    )
+
+
+@pytest.mark.parametrize(
+    "weighting, chosen",
+    [("calibrated", [4.0, 4.0, 4.0]), ("adaptive", [4.0, 4.0, 1.0]), ("adaptive_abs", [4.0, 4.0, 4.0])],
+)
+def test_the_gain_since_the_last_step_decides(weighting, chosen):
+    """Up by a half, then down by a third."""
+    search = GreedySearch([drifting("a", (2.0, 3.0, 2.0), 0.5)], SCALES, weighting=weighting)
+    found = [decide(search, index=index) for index in range(3)]
+    assert [scale.tolist() for scale, _ in found] == [[scale] * 2 for scale in chosen]
+    if weighting != "calibrated":
+        third = 1 / 3 if weighting == "adaptive_abs" else -1 / 3
+        gains = [record["gain"]["a"][0].item() for _, record in found]
+        assert gains == pytest.approx([1.0, 0.5, third])
+
+
+def test_the_one_that_gained_more_is_heard():
+    rises, falls = drifting("rises", (1.0, 3.0), 1.0), drifting("falls", (1.0, 1.1), -1.0)
+    search = GreedySearch([rises, falls], SCALES, weighting="adaptive")
+    first, _ = decide(search, index=0)
+    assert first.tolist() == [OWN, OWN]  # both alike: nothing can be told
+    assert decide(search, index=1)[0].tolist() == [4.0, 4.0]
+
+
+def test_every_run_begins_anew():
+    search = GreedySearch([drifting("a", (2.0, 3.0, 9.0), 1.0)], SCALES, weighting="adaptive")
+    for index, gain in ((0, 1.0), (1, 0.5), (0, 1.0)):
+        assert decide(search, index=index)[1]["gain"]["a"].tolist() == [gain] * 2
+
+
+def test_the_gain_is_in_the_trace_of_a_sample(stock, tmp_path):
+    mean = FunctionEvaluator(lambda candidates, context: candidates.flatten(2).mean(2), "a")
+    search = GreedySearch([mean], SCALES, weighting="adaptive")
+    with guide(stock("sd"), search) as traces:
+        stock("sd")(["a", "b"], num_inference_steps=2, output_type="latent")
+    assert [step["gain"]["a"].shape for step in traces[-1].sample(1).steps] == [(1,), (1,)]
+    traces[-1].to_json(tmp_path / "trace.json")
+
+
+def test_a_weighting_that_there_is_not():
+    with pytest.raises(ValueError, match="`weighting` must be one of calibrated, adaptive, adaptive_abs, got 'best'"):
+        GreedySearch([table([0.0])], SCALES, weighting="best")
