@@ -46,9 +46,8 @@ STYLE = """<style>
 .study-note {color: var(--soft); font-size: var(--text-sm); text-align: center;}
 @media (pointer: coarse), (max-width: 600px) {.study-keys {display: none;}}
 .report {color: var(--body-text-color); line-height: 1.5;}
-.report .wide {overflow-x: auto;}
 .report table {border-collapse: collapse; margin: .25rem 0 .75rem; font-variant-numeric: tabular-nums;}
-.report th, .report td {text-align: left; font-weight: normal; padding: .35rem 1.25rem .35rem 0; white-space: nowrap;}
+.report th, .report td {text-align: left; font-weight: normal; padding: .35rem 1.25rem .35rem 0;}
 .report tr {border-bottom: 1px solid var(--border-color-primary);}
 .report th, .report small, .report .part td:first-child {color: var(--soft);}
 .report small {margin-left: .4rem;}
@@ -215,7 +214,7 @@ def build(
     folder = Path(study_folder)
     sitting = Sitting(VoteStore(folder, questions, check_every), named)
     with gr.Blocks(title="Which picture is better?", analytics_enabled=False) as page:
-        _html(STYLE)
+        _html(f"{STYLE}<style>{report_page.PARTS}</style>")
         if show_report:
             with gr.Tab("Vote"):
                 _vote(page, sitting)

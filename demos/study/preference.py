@@ -4,6 +4,7 @@ A vote for one of two is 1 or 0 in a rate, and a tie half a vote for each.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import choix
@@ -25,6 +26,17 @@ def sign_test(wins: int, losses: int) -> dict[str, Any]:
     test = stats.binomtest(wins, wins + losses)
     interval = test.proportion_ci(CONFIDENCE, method="wilson")
     return {"rate": test.statistic, "low": interval.low, "high": interval.high, "p": test.pvalue}
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted by Holm's step-down method: to call all of those below 0.05 found errs, anywhere among them,
+    with at most that probability, however they depend on each other. `None` stays and does not count."""
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(order):
+        adjusted[place] = largest = max(largest, min(1.0, (len(order) - rank) * p))
+    return adjusted
 
 
 def clustered_interval(scores: np.ndarray, clusters: np.ndarray, seed: int = 0) -> tuple[float, float] | None:

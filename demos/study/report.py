@@ -78,6 +78,7 @@ def compare(votes: pd.DataFrame) -> dict[str, Any]:
     interval = preference.clustered_interval(scores, votes["prompt"].to_numpy())
     return {
         "votes": len(votes),
+        "raters": int(votes["rater"].nunique()),
         "a_wins": a,
         "ties": tie,
         "b_wins": b,
@@ -99,6 +100,11 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
         unit = [asked["prompt"], asked["seed"], asked["method_a"], asked["method_b"]]
         alpha = preference.agreement(pd.crosstab(unit, asked["preferred"]).to_numpy())
         questions[question] = {"alpha": alpha, "pairs": pairs, "strengths": _strengths(asked)}
+    rows = [pair for found in questions.values() for pair in found["pairs"]]
+    for family in (rows, [part for pair in rows for part in pair["categories"].values()]):
+        tests = [row["decided"] for row in family]
+        for test, adjusted in zip(tests, preference.holm([test["p"] for test in tests]), strict=True):
+            test["p_holm"] = adjusted
     decided = counted[counted["choice"] != "tie"]["choice"]
     left = int((decided == "left").sum())
     return {

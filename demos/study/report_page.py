@@ -1,11 +1,37 @@
 """How a report looks: as a page of its own, as a part of another, and as text."""
 
+import math
 from typing import Any
 
 import jinja2
 
 from ..gallery import STYLE
 
+LEVEL = 0.05
+LOOKS = (
+    "Read this once, after a number of votes that was fixed beforehand: who looks again and again and stops when p is "
+    "small finds, far more often than one time in twenty, a preference that is not there."
+)
+# Of the report's own parts, on its page and on that of the study.
+PARTS = """
+.report .wide {overflow-x: auto;}
+.report .wide :is(th, td) {white-space: nowrap;}
+.forest {max-width: 40rem; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums;}
+.forest .line {display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 1rem; align-items: center;}
+.forest .line > :first-child {overflow-wrap: anywhere;}
+.forest .part {font-size: .85em; opacity: .75;}
+.forest .part > :first-child {padding-left: 1rem;}
+.forest .axis {position: relative; min-height: 1.5rem; align-self: stretch;}
+.forest .axis > * {position: absolute;}
+.forest .half {top: 0; bottom: 0; border-left: 1px dashed currentColor; opacity: .5;}
+.forest .range {top: calc(50% - 1px); border-top: 2px solid currentColor;}
+.forest .point {top: calc(50% - .3rem); width: .6rem; height: .6rem; margin-left: -.3rem; border-radius: 50%;
+  background: currentColor;}
+.forest .ends {font-size: .85em; opacity: .75;}
+.forest .ends > * {transform: translateX(-50%); white-space: nowrap;}
+.forest .ends > :first-child {transform: none;}
+.forest .ends > :last-child {transform: translateX(-100%);}
+"""
 BODY = """
 <div class="report">
 <p>{{ votes }} votes of {{ raters }} rater{{ "" if raters == 1 else "s" }} on {{ prompts }}
@@ -16,8 +42,26 @@ checks.{% endif %}
 (p = {{ left.p | p }}).{% endif %}</p>
 {% for question, found in questions.items() %}
 <h3>{{ question }}</h3>
+<ul>
+{% for pair in found.pairs %}<li>{{ pair | sentence }}.</li>
+{% endfor %}
+</ul>
+{% set plot = found.pairs | forest %}
+{% if plot %}
+<div class="forest" role="img" aria-label="Win rates with their 95 % intervals; the table below has the numbers">
+{% for row in plot.rows %}
+<div class="line{% if row.part %} part{% endif %}"><span>{{ row.name }}</span><div class="axis">
+<i class="half" style="left: {{ plot.half }}%"></i>
+<i class="range" style="left: {{ row.low }}%; width: {{ row.width }}%"></i>
+<i class="point" style="left: {{ row.rate }}%"></i></div></div>
+{% endfor %}
+<div class="line"><span></span><div class="axis ends"><span style="left: 0">{{ plot.first }} %</span>
+<span style="left: {{ plot.half }}%">{{ "50 %" if 15 < plot.half < 85 }}</span>
+<span style="left: 100%">{{ plot.last }} %</span></div></div>
+</div>
+{% endif %}
 <div class="wide"><table>
-<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>win rate</th><th>p</th>
+<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>win rate</th><th>p</th><th>p, Holm</th>
 <th>with ties as halves</th></tr>
 {% for pair in found.pairs %}
 {% for name, row in [("", pair)] + pair.categories | dictsort %}
@@ -25,7 +69,7 @@ checks.{% endif %}
 <td>{{ row.votes }}</td><td>{{ row.a_wins }}, {{ row.ties }}, {{ row.b_wins }}</td>
 <td>{% if row.decided.rate is not none %}{{ row.decided.rate | percent }}
 <small>{{ row.decided.low | percent }} – {{ row.decided.high | percent }}</small>{% else %}–{% endif %}</td>
-<td>{{ row.decided.p | p }}</td>
+<td>{{ row.decided.p | p }}</td><td>{{ row.decided.p_holm | p }}</td>
 <td>{{ row.with_ties.rate | percent }}{% if row.with_ties.interval %}
 <small>{{ row.with_ties.interval[0] | percent }} – {{ row.with_ties.interval[1] | percent }}</small>{% endif %}</td>
 </tr>
@@ -48,7 +92,10 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 {% endfor %}
 {% if questions %}
 <p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
-take votes to be independent. With ties as halves: the 95 % interval of a bootstrap over prompts, which does not.</p>
+take votes to be independent. Holm: p for as many comparisons as there are, of all pairs and questions, and apart from
+these of all categories; what is preferred in a sentence is so by it. With ties as halves: the 95 % interval of a
+bootstrap over prompts, which does not take votes to be independent.</p>
+<p>{{ looks }}</p>
 {% endif %}
 {% if per_rater %}
 <h3>Raters</h3>
@@ -69,7 +116,7 @@ take votes to be independent. With ties as halves: the 95 % interval of a bootst
 WHOLE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Report</title><style>{{ style | safe }}</style><h1>Report</h1>{{ body | safe }}</html>
+<title>Report</title><style>{{ style | safe }}{{ parts | safe }}</style><h1>Report</h1>{{ body | safe }}</html>
 """
 
 
@@ -77,9 +124,62 @@ def _p(value: float | None) -> str:
     return "–" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
+def sentence(pair: dict[str, Any]) -> str:
+    """What the votes on two methods say, the one that won more of them first."""
+    counts = f"{pair['ties']} ties" if pair["ties"] != 1 else "1 tie"
+    votes = f"{pair['votes']} vote{'s' * (pair['votes'] != 1)}, {counts},"
+    votes += f" by {pair['raters']} rater{'s' * (pair['raters'] != 1)}"
+    first, second, decided = pair["a"], pair["b"], pair["decided"]
+    if decided["rate"] is None:
+        return f"{first} and {second} only tie: {votes}"
+    rate, low, high = (100 * decided[key] for key in ("rate", "low", "high"))
+    if rate < 50:
+        first, second, rate, low, high = second, first, 100 - rate, 100 - high, 100 - low
+    is_preferred = "is" if decided["p_holm"] < LEVEL else "is not shown to be"
+    p = f"p {_relation(decided['p'])}"
+    if decided["p_holm"] != decided["p"]:
+        p += f" (by Holm {_p(decided['p_holm'])})"
+    return f"{first} {is_preferred} preferred to {second}: {rate:.1f} %, 95 % {low:.1f}–{high:.1f}, {p}, {votes}"
+
+
+def _relation(p: float) -> str:
+    return f"{'' if p < 1e-4 else '= '}{_p(p)}"
+
+
+def forest(pairs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Where points and intervals of pairs and their categories lie, in percent of a line's width; `None` where no vote
+    was decided."""
+    rows = []
+    for pair in pairs:
+        named = [(f"{pair['a']} against {pair['b']}", pair), *sorted(pair["categories"].items())]
+        rows += [(name, row is not pair, row["decided"]) for name, row in named if row["decided"]["rate"] is not None]
+    if not rows:
+        return None
+    first = 10 * math.floor(min(0.5, *(found["low"] for *_, found in rows)) * 10 - 1e-9)
+    last = 10 * math.ceil(max(0.5, *(found["high"] for *_, found in rows)) * 10 + 1e-9)
+    first, last = max(0, first), min(100, last)
+
+    def at(value: float) -> float:
+        return round(100 * (100 * value - first) / (last - first), 2)
+
+    lines = [
+        {
+            "name": name,
+            "part": part,
+            "rate": at(found["rate"]),
+            "low": at(found["low"]),
+            "width": round(at(found["high"]) - at(found["low"]), 2),
+        }
+        for name, part, found in rows
+    ]
+    return {"rows": lines, "half": at(0.5), "first": first, "last": last}
+
+
 _environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
 _environment.filters["p"] = _p
+_environment.filters |= {"sentence": sentence, "forest": forest}
+_environment.globals["looks"] = LOOKS
 _environment.filters["points"] = lambda value: f"{round(value):+d}"
 
 
@@ -90,7 +190,7 @@ def fragment(summary: dict[str, Any]) -> str:
 
 def page(summary: dict[str, Any]) -> str:
     """The report as a page of its own."""
-    return _environment.from_string(WHOLE).render(style=STYLE, body=fragment(summary))
+    return _environment.from_string(WHOLE).render(style=STYLE, parts=PARTS, body=fragment(summary))
 
 
 def text(summary: dict[str, Any]) -> str:
@@ -100,11 +200,7 @@ def text(summary: dict[str, Any]) -> str:
         names = ", ".join(summary["excluded_raters"])
         lines.append(f"left out: {summary['excluded_votes']} votes of {names}, who failed attention checks")
     for question, found in summary["questions"].items():
-        for pair in found["pairs"]:
-            names = f"{pair['a']} against {pair['b']}"
-            line = f"{question}: {names}: {pair['a_wins']} wins, {pair['ties']} ties, {pair['b_wins']} losses"
-            if pair["decided"]["rate"] is not None:
-                rate, low, high = (100 * pair["decided"][key] for key in ("rate", "low", "high"))
-                line += f", {rate:.1f} % ({low:.1f} – {high:.1f}), p = {_p(pair['decided']['p'])}"
-            lines.append(line)
+        lines += [f"{question}: {sentence(pair)}" for pair in found["pairs"]]
+    if summary["questions"]:
+        lines.append(LOOKS)
     return "\n".join(lines)

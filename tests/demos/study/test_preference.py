@@ -21,6 +21,12 @@ def test_sign_test_against_its_formulas():
     assert preference.sign_test(5, 5)["p"] == 1
 
 
+def test_holm_by_hand():
+    """Holm 1979: the smallest times their number, the next times one less, and never below one before."""
+    assert preference.holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
+    assert preference.holm([0.5, 0.9]) == [1, 1] and preference.holm([None]) == [None] and preference.holm([]) == []
+
+
 def test_clustered_interval_is_wide_where_votes_on_a_prompt_are_alike():
     rng = np.random.default_rng(0)
     prompts = np.repeat(np.arange(40), 25)

@@ -11,7 +11,7 @@ from study_folder import PROMPTS, make
 from commands.pairs import read_pairs
 from commands.prompts import Prompt
 from demos.study import command as study
-from demos.study import report
+from demos.study import report, report_page
 from demos.study.votes import VOTES, VoteStore
 from evaluators import LatentCLIP, load_evaluator
 from guidance import GreedySearch
@@ -86,6 +86,62 @@ def test_every_rater(folder):
     assert all(row["seconds"] >= 0 for row in rows.values())
 
 
+def test_holm_is_over_all_pairs_and_questions_and_apart_over_categories(folder):
+    summary = report.summarize(report.read_votes(folder))
+    pairs = [found["pairs"][0] for found in summary["questions"].values()]
+    assert [pair["decided"]["p_holm"] for pair in pairs] == pytest.approx([2 * pair["decided"]["p"] for pair in pairs])
+    parts = [part["decided"] for pair in pairs for part in pair["categories"].values()]
+    assert len(parts) == 4 and [part["p_holm"] for part in parts] == pytest.approx([4 * part["p"] for part in parts])
+    page = report_page.page(summary)
+    assert "dynamic is preferred to static:4" in page and page.count('class="line part"') == 4
+    assert report_page.LOOKS in page
+
+
+@pytest.mark.parametrize(
+    "rate, low, high, p, adjusted, said",
+    [
+        (0.571, 0.53, 0.611, 0.001, 0.001, "a is preferred to b: 57.1 %, 95 % 53.0–61.1, p = 0.0010, "),
+        (
+            0.429,
+            0.389,
+            0.47,
+            0.001,
+            0.003,
+            "b is preferred to a: 57.1 %, 95 % 53.0–61.1, p = 0.0010 (by Holm 0.0030), ",
+        ),
+        (
+            0.571,
+            0.5,
+            0.64,
+            0.04,
+            0.12,
+            "a is not shown to be preferred to b: 57.1 %, 95 % 50.0–64.0, p = 0.0400 (by Holm 0.1200",
+        ),
+        (None, None, None, None, None, "a and b only tie: 560 votes, 0 ties, by 1 rater"),
+    ],
+)
+def test_a_pair_in_a_sentence(rate, low, high, p, adjusted, said):
+    decided = {"rate": rate, "low": low, "high": high, "p": p, "p_holm": adjusted}
+    pair = {"a": "a", "b": "b", "votes": 560, "ties": 0, "raters": 1, "decided": decided}
+    assert report_page.sentence(pair).startswith(said)
+    assert report_page.sentence(pair).endswith("560 votes, 0 ties, by 1 rater")
+
+
+def test_where_the_intervals_lie():
+    def row(rate, low, high):
+        return {"decided": {"rate": rate, "low": low, "high": high}}
+
+    pair = {"a": "x", "b": "y", **row(0.6, 0.45, 0.72), "categories": {"count": row(0.3, 0.21, 0.55)}}
+    tied = {"a": "x", "b": "z", **row(None, None, None), "categories": {}}
+    plot = report_page.forest([pair, tied])
+    assert (plot["first"], plot["last"], plot["half"]) == (20, 80, 50)
+    assert plot["rows"] == [
+        {"name": "x against y", "part": False, "rate": 66.67, "low": 41.67, "width": 45},
+        {"name": "count", "part": True, "rate": 16.67, "low": 1.67, "width": pytest.approx(56.66)},
+    ]
+    assert report_page.forest([tied]) is None
+
+
 def test_sides_do_not_matter(folder):
     votes = report.read_votes(folder)
     theirs = votes[~votes["rater"].isin(["r4", "careless"]) & ~votes["is_check"]]  # 18 pairs: all on one side never
@@ -95,7 +151,9 @@ def test_sides_do_not_matter(folder):
 def test_files(folder, capsys):
     study.main([str(folder), "--report"])
     out = capsys.readouterr().out
-    assert "overall: dynamic against static:4: 18 wins, 6 ties, 0 losses" in out
+    said = "dynamic is preferred to static:4: 100.0 %, 95 % 82.4–100.0, p < 0.0001"
+    assert f"overall: {said} (by Holm < 0.0001), 24 votes, 6 ties, by 4 raters" in out.splitlines()
+    assert report_page.LOOKS in out
     assert "left out: 12 votes of careless, who failed attention checks" in out.splitlines()
     page = (folder / "report.html").read_text()
     assert "<script" not in page and json.loads((folder / "report.json").read_text())["votes"] == 48
