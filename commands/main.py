@@ -20,6 +20,7 @@ COMMANDS = {
     "app": ("demos.app.command", "the playground in the browser"),
     "batch": ("demos.batch", "many prompts by several methods from the same noise"),
     "study": ("demos.study.command", "a blind preference study on a batch, and its report"),
+    "score": ("demos.score", "judges of pictures beside the people of a study"),
     "ask": ("demos.ask", "a question about a picture, answered with pruned visual tokens"),
     "evaluate": ("training.evaluate", "how often judges of either kind agree with votes, or with another judge"),
     "calibrate": ("training.calibrate", "how loud each evaluator may speak, at each noise level"),

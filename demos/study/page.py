@@ -180,7 +180,7 @@ class Sitting:
 def results(folder: Path) -> str:
     """The report as it stands, as HTML."""
     try:
-        return report_page.fragment(report.summarize(report.read_votes(folder)))
+        return report_page.fragment(report.whole(folder, report.read_votes(folder)))
     except ValueError as error:
         return question("No report yet", str(error))
 

@@ -13,8 +13,9 @@ import pandas as pd
 from commands.pairs import Pair, write_pairs
 
 from ..manifest import Manifest, open_database, publish, write_text
-from . import preference
+from . import judges, preference
 from .report_page import page
+from .scores import read_scores
 from .votes import VOTES
 
 CHECKS = 2  # a rater is judged by at least so many attention checks
@@ -172,6 +173,12 @@ def pairs_of(votes: pd.DataFrame) -> list[Pair]:
     ]
 
 
+def whole(folder: Path, votes: pd.DataFrame) -> dict[str, Any]:
+    """`summarize`, and what judges say of the pictures where some were asked."""
+    scores = read_scores(folder)
+    return summarize(votes) | ({} if scores is None else judges.summarize(scores, votes))
+
+
 def write(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """Writes ``report.html``, ``report.json``, ``votes.csv``, ``votes.parquet`` and ``pairs.jsonl`` into the study;
     returns the summary and their paths.
@@ -181,7 +188,9 @@ def write(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """
     folder = Path(folder)
     votes = read_votes(folder)
-    summary = summarize(votes)
+    summary = whole(folder, votes)
+    if (scores := read_scores(folder)) is not None:
+        votes = judges.beside(votes, scores)
     paths = [folder / name for name in ("report.html", "report.json", "votes.csv", "votes.parquet", "pairs.jsonl")]
     write_text(paths[0], page(summary))
     write_text(paths[1], json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

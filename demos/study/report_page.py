@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 
 from ..gallery import STYLE
+from . import judges
 
 LEVEL = 0.05
 LOOKS = (
@@ -96,6 +97,29 @@ take votes to be independent. Holm: p for as many comparisons as there are, of a
 these of all categories; what is preferred in a sentence is so by it. With ties as halves: the 95 % interval of a
 bootstrap over prompts, which does not take votes to be independent.</p>
 <p>{{ looks }}</p>
+{% endif %}
+{% if judges %}
+<h3>Judges</h3>
+<div class="wide"><table>
+<tr><th>judge</th><th>question</th><th>agrees with people</th><th>decided votes</th><th>two raters agree</th></tr>
+{% for row in judges %}{% for question, found in row.agreement.items() %}
+<tr><td>{{ row.judge }}</td><td>{{ question }}</td><td>{{ found.rate | percent }}{% if found.interval %}
+<small>{{ found.interval[0] | percent }} – {{ found.interval[1] | percent }}</small>{% endif %}</td>
+<td>{{ found.votes }}</td>
+<td>{{ "–" if people[question] is none else people[question] | percent }}</td></tr>
+{% endfor %}{% endfor %}
+</table></div>
+<div class="wide"><table>
+<tr><th>judge</th><th>method</th><th>against</th><th>higher score</th><th>pairs of pictures</th></tr>
+{% for row in judges %}{% for pair in row.pairs %}
+<tr><td>{{ row.judge }}</td><td>{{ pair.a }}</td><td>{{ pair.b }}</td>
+<td>{{ pair.rate | percent }}{% if pair.interval %}
+<small>{{ pair.interval[0] | percent }} – {{ pair.interval[1] | percent }}</small>{% endif %}</td>
+<td>{{ pair.pictures }}</td></tr>
+{% endfor %}{% endfor %}
+</table></div>
+<p>The 95 % intervals are of a bootstrap over prompts. A judge agrees where it gives the picture that a rater chose the
+higher score; its ties count as half.</p>
 {% endif %}
 {% if per_rater %}
 <h3>Raters</h3>
@@ -201,6 +225,8 @@ def text(summary: dict[str, Any]) -> str:
         lines.append(f"left out: {summary['excluded_votes']} votes of {names}, who failed attention checks")
     for question, found in summary["questions"].items():
         lines += [f"{question}: {sentence(pair)}" for pair in found["pairs"]]
+    if "judges" in summary:
+        lines += judges.text(summary)
     if summary["questions"]:
         lines.append(LOOKS)
     return "\n".join(lines)
