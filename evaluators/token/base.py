@@ -62,6 +62,10 @@ class TokenContext:
         encoder_attention: attention of the vision encoder's class token to each token, summed over heads,
             ``(batch, tokens)``; where the encoder itself is pruned, in the layer that has just run.
         encoder_keys: keys of that layer of the vision encoder, mean over heads, ``(batch, tokens, head dim)``.
+        encoder_states: what the vision encoder made of each token, before it was projected for the language model,
+            ``(batch, tokens, encoder dim)``.
+        patches: ``(batch, tokens)``, which are patches of an image, not separators (LLaVA-NeXT's newlines), of which
+            the vision encoder knows nothing.
     """
 
     layer: int
@@ -80,6 +84,8 @@ class TokenContext:
     keys: Callable[[], torch.Tensor] | None = None
     encoder_attention: Callable[[], torch.Tensor] | None = None
     encoder_keys: Callable[[], torch.Tensor] | None = None
+    encoder_states: Callable[[], torch.Tensor] | None = None
+    patches: Callable[[], torch.Tensor] | None = None
 
     @functools.cached_property
     def images(self) -> Images:
@@ -95,7 +101,11 @@ class TokenContext:
     def need(self, attribute: Literal["attention"], reader: str) -> Received: ...
     @overload
     def need(
-        self, attribute: Literal["attention_matrix", "keys", "encoder_attention", "encoder_keys"], reader: str
+        self,
+        attribute: Literal[
+            "attention_matrix", "keys", "encoder_attention", "encoder_keys", "encoder_states", "patches"
+        ],
+        reader: str,
     ) -> Callable[[], torch.Tensor]: ...
 
     def need(self, attribute: str, reader: str) -> Callable | torch.Tensor:

@@ -94,7 +94,11 @@ def evenly(valid: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 
 
 def merge_dropped(
-    tokens: torch.Tensor, dropped: torch.Tensor, into: torch.Tensor, features: torch.Tensor | None = None
+    tokens: torch.Tensor,
+    dropped: torch.Tensor,
+    into: torch.Tensor,
+    features: torch.Tensor | None = None,
+    add: bool = False,
 ) -> torch.Tensor:
     """Each dropped token joins the one of `into` most similar to it (cosine), which becomes the mean of those it has.
 
@@ -103,6 +107,7 @@ def merge_dropped(
         dropped: ``(batch, tokens)``, those that join another.
         into: ``(batch, tokens)``, those that can be joined; a row without any is left as it is.
         features: what is compared, ``(batch, tokens, any)``; the tokens themselves by default.
+        add: the one becomes the sum of itself and the mean of those that join it (VisionZip, arXiv 2412.04467).
 
     Returns:
         ``(batch, tokens, dim)``, changed only where `into` is true.
@@ -110,9 +115,11 @@ def merge_dropped(
     unit = F.normalize((tokens if features is None else features).float(), dim=-1)
     target = (unit @ unit.transpose(1, 2)).masked_fill(~into[:, None], -torch.inf).argmax(-1)
     joins = (dropped & into.any(1, keepdim=True)).float()
-    total = tokens.float().scatter_add(1, target[..., None].expand_as(tokens), tokens.float() * joins[..., None])
-    count = torch.ones_like(joins).scatter_add(1, target, joins)
-    return torch.where((count > 1)[..., None], total / count[..., None], tokens.float()).to(tokens.dtype)
+    own = tokens.float()
+    joined = torch.zeros_like(own).scatter_add(1, target[..., None].expand_as(own), own * joins[..., None])
+    count = torch.zeros_like(joins).scatter_add(1, target, joins)[..., None]
+    merged = own + joined / count.clamp(min=1) if add else (own + joined) / (1 + count)
+    return torch.where(count > 0, merged, own).to(tokens.dtype)
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,10 @@ class TokenPruning:
             stays = stays | needed
         into = stays if self.merge else None
         if self.contextual:
-            into = evenly(left & ~stays, spaced)
+            free = left & ~stays
+            if context.patches is not None:
+                free = free & images.split(context.patches())
+            into = evenly(free, spaced)
             stays = stays | into
         into = None if into is None else images.join(into)
         return Decision(images.join(stays), into, scores, images.join(total))

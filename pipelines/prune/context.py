@@ -75,6 +75,8 @@ def token_context(
         accumulated=run.accumulated,
         attention=attention,
         keys=keys,
-        encoder_attention=(lambda: reader(visual)[0].gather(1, origin).masked_fill(~valid, 0.0)) if reader else None,
-        encoder_keys=(lambda: take(reader(visual)[1], origin)) if reader else None,
+        encoder_attention=(lambda: reader(visual).attention.gather(1, origin) * valid) if reader else None,
+        encoder_keys=(lambda: take(reader(visual).keys, origin)) if reader else None,
+        encoder_states=(lambda: take(reader(visual).states, origin)) if reader else None,
+        patches=(lambda: reader(visual).patches.gather(1, origin) & valid) if reader else None,
     )

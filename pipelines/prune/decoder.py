@@ -15,8 +15,8 @@ from torch import nn
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from evaluators.token.base import LayerObserver, observes
-from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
+from evaluators.token.base import LayerObserver, TokenContext, observes
+from guidance.tokens.pruning import Decision, TokenPruning, keep_count, merge_dropped
 
 from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
@@ -252,6 +252,24 @@ class DecoderPruner:
         run.stage = Stage(past, kept, valid, mask, rotary)
         return run.stage
 
+    def merged(self, tokens: torch.Tensor, context: TokenContext, decision: Decision) -> torch.Tensor:
+        """`tokens` ``(batch, tokens, dim)`` with those that are dropped in those that take them up, each in its image.
+
+        Before the first layer what the vision encoder made of them is merged and then projected, where it is known, for
+        so VisionZip does it.
+        """
+        assert decision.into is not None
+        split, dropped = context.images.split, context.valid & ~decision.stays
+        into, reader = split(decision.into), self.reader
+        if reader is None or context.encoder_keys is None or context.encoder_states is None or context.patches is None:
+            return context.images.join(merge_dropped(split(tokens), split(dropped), into))
+        features, dropped = split(context.encoder_keys()), split(dropped & context.patches())
+        if context.layer:
+            return context.images.join(merge_dropped(split(tokens), dropped, into, features))
+        states = merge_dropped(split(context.encoder_states()), dropped, into, features, add=True)
+        projected = context.images.join(reader.project(states)).to(tokens)
+        return torch.where(decision.into[..., None], projected, tokens)
+
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
         last = self.traces.last
@@ -275,10 +293,7 @@ class DecoderPruner:
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays
         if decision.into is not None:
-            split = context.images.split
-            features = split(context.encoder_keys()) if context.encoder_keys is not None else None
-            merged = merge_dropped(split(tokens), split(valid & ~stays), split(decision.into), features)
-            merged = context.images.join(merged)
+            merged = self.merged(tokens, context, decision)
             merged = torch.where(valid.to(merged.device)[..., None], merged, tokens)
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
 

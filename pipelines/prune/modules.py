@@ -35,4 +35,5 @@ class VisionLanguageModel(nn.Module):
     config: Any
     get_input_embeddings: Callable[[], nn.Module]
     get_image_features: Callable[..., Any]
+    multi_modal_projector: nn.Module  # LLaVA's
     pack_image_features: Callable[..., Any]  # LLaVA-NeXT's

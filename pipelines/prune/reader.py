@@ -1,10 +1,10 @@
-"""What LLaVA's vision encoder knows of each visual token: its class token's attention, and keys."""
+"""What LLaVA's vision encoder knows of each visual token: its class token's attention, keys, and its own output."""
 
 import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,22 +16,41 @@ if TYPE_CHECKING:
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 
+class Reading(NamedTuple):
+    """See `TokenContext`; everything is zero where there is no patch.
+
+    Attributes:
+        patches: ``(batch, length)`` bool.
+        attention: ``(batch, length)`` float32.
+        keys: ``(batch, length, head dim)`` float32.
+        states: ``(batch, length, encoder dim)`` float32.
+    """
+
+    patches: torch.Tensor
+    attention: torch.Tensor
+    keys: torch.Tensor
+    states: torch.Tensor
+
+
 class Read(threading.local):
     """Of the call that this thread is in.
 
     Attributes:
-        features: ``(tokens, 1 + head dim)`` of the forward that runs.
+        features: ``(tokens, 2 + head dim + encoder dim)`` of the forward that runs.
         layer: which layer's attention is waited for, and `states`: its input.
+        selected: ``(images, tokens, encoder dim)``, what the projector was given.
     """
 
     def __init__(self) -> None:
         self.features: torch.Tensor | None = None
         self.layer: int | None = None
         self.states: torch.Tensor | None = None
+        self.selected: torch.Tensor | None = None
 
 
 class ClassTokenReader:
-    """Recomputes both from the input of the attention in the encoder layer whose output the language model is given.
+    """Recomputes attention and keys from the input of the attention in the encoder layer whose output the language
+    model is given.
 
     `generate` encodes images before it calls the model and may repeat them for beams, so what is read travels with the
     encoder's output.
@@ -57,6 +76,7 @@ class ClassTokenReader:
     def attach(self, hooks: Hooks) -> None:
         for index, layer in enumerate(self.layers):
             hooks.before(layer.self_attn, self.before_attention(index))
+        hooks.before(self.host.multi_modal_projector, self.before_projector)
         stock = self.host.get_image_features
         self.host.__dict__["get_image_features"] = functools.wraps(stock)(functools.partial(self.encode, stock))
 
@@ -75,6 +95,10 @@ class ClassTokenReader:
 
         return hook
 
+    def before_projector(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self.own.layer is not None:
+            self.own.selected = args[0] if args else kwargs["image_features"]
+
     def encode(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """`get_image_features`, whose output then also has what was read."""
         call = inspect.signature(stock).bind(*args, **kwargs).arguments
@@ -86,13 +110,14 @@ class ClassTokenReader:
         self.own.layer = index
         try:
             output = stock(*args, **kwargs)
-            states = self.own.states
+            states, selected = self.own.states, self.own.selected
         finally:
-            self.own.layer = self.own.states = None
-        assert states is not None
+            self.own.layer = self.own.states = self.own.selected = None
+        assert states is not None and selected is not None
         read = self.read(index, states)
         if (call.get("vision_feature_select_strategy") or config.vision_feature_select_strategy) == "default":
             read = read[:, 1:]
+        read = torch.cat([torch.ones_like(read[..., :1]), read, selected.to(read)], -1)
         self.own.features = self.flat(read, call)
         if not isinstance(output, tuple):
             output.class_token = self.own.features
@@ -109,7 +134,7 @@ class ClassTokenReader:
         return torch.cat([weights.sum(1).transpose(1, 2), keys.float().mean(1)], -1)
 
     def flat(self, read: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
-        """In the order of the visual tokens, ``(tokens, 1 + head dim)``; LLaVA-NeXT's newlines have zeros."""
+        """In the order of the visual tokens, ``(tokens, any)``; LLaVA-NeXT's newlines have zeros."""
         config = self.host.config
         if config.model_type == "llava":
             return read.flatten(0, 1)
@@ -122,9 +147,14 @@ class ClassTokenReader:
         packed, _ = self.host.pack_image_features(read.split(tiles), sizes, strategy, image_newline=newline)
         return torch.cat(list(packed))
 
-    def __call__(self, visual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention ``(batch, length)`` and keys ``(batch, length, head dim)`` where `visual` ``(batch, length)``, zero
-        elsewhere.
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """``(..., encoder dim)`` to what the language model is given, ``(..., dim)``."""
+        projector = self.host.multi_modal_projector
+        weight = next(projector.parameters())
+        return projector(states.to(weight.device, weight.dtype))
+
+    def __call__(self, visual: torch.Tensor) -> Reading:
+        """What was read of the tokens where `visual` ``(batch, length)``.
 
         Raises:
             ValueError: the visual tokens did not come through the vision encoder while pruning.
@@ -140,4 +170,5 @@ class ClassTokenReader:
         spread = features.new_zeros(*rows.shape, features.shape[1])
         spread = spread.masked_scatter(rows[..., None], features).repeat_interleave(repeats, 0)
         spread = spread.to(visual.device)
-        return spread[..., 0], spread[..., 1:]
+        dim = self.layers[0].self_attn.head_dim
+        return Reading(spread[..., 0] > 0, spread[..., 1], spread[..., 2 : 2 + dim], spread[..., 2 + dim :])

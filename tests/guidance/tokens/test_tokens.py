@@ -133,8 +133,8 @@ def test_merge_dropped():
     into[0, [1, 4]] = into[1, [0, 2, 5]] = True
     stays = into.clone()
     stays[0, 7] = True  # stays and takes nothing up
-    for given in (None, features):
-        got = merge_dropped(tokens, VALID & ~stays, into, given)
+    for given, add in ((None, False), (features, False), (features, True)):
+        got = merge_dropped(tokens, VALID & ~stays, into, given, add)
         compared = tokens if given is None else given
         for b, count in enumerate(COUNTS):
             targets = into[b].nonzero().flatten().tolist()
@@ -148,6 +148,8 @@ def test_merge_dropped():
                     groups[near].append(i)
             for i in range(TOKENS):
                 expected = tokens[b, groups[i]].mean(0) if i in groups else tokens[b, i]
+                if add and len(groups.get(i, [])) > 1:
+                    expected = tokens[b, i] + tokens[b, groups[i][1:]].mean(0)
                 torch.testing.assert_close(got[b, i], expected)
 
 

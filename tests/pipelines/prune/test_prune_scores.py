@@ -220,29 +220,49 @@ def test_class_token_attention_is_that_of_the_encoder(name):
     close(scores, in_order(name, attention))
 
 
+def visionzip(attention, keys, features, dominant, contextual):
+    """VisionZip's two choices for one image, written out after its authors' code: which patches stay, and what each
+    contextual one becomes before the projector: itself plus the mean of those that are most similar to it."""
+    best = attention.topk(dominant).indices.tolist()
+    rest = [n for n in range(len(attention)) if n not in best]
+    targets = rest[:: max(1, len(rest) // contextual)][:contextual]
+    others = [n for n in rest if n not in targets]
+    groups = {t: [] for t in targets}
+    for n in others:
+        groups[max(targets, key=lambda t, n=n: torch.cosine_similarity(keys[n], keys[t], dim=0).item())].append(n)
+    become = {t: features[t] + (features[g].mean(0) if g else 0) for t, g in groups.items()}
+    return best, become
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
 def test_visionzip_is_a_shorter_prompt(name):
     """What stays, what it takes up by similar keys of the encoder, and the language model run on just that."""
     model, batch = build(name), hosts.inputs(name, (1,))
-    embeds = []
-    handle = hosts.language_model(model).layers[0].register_forward_pre_hook(lambda m, a: embeds.append(a[0]))
+    embeds, given = [], []
+    handles = [
+        hosts.language_model(model).layers[0].register_forward_pre_hook(lambda m, a: embeds.append(a[0])),
+        model.model.multi_modal_projector.register_forward_pre_hook(lambda m, a: given.append(a[0])),
+    ]
     tower = model.model.vision_tower
     keys = projected(tower.encoder.layers[-2], lambda: model(**batch))[:, 1:]
-    handle.remove()
-    heads = tower.config.num_attention_heads
-    keys = in_order(name, keys.unflatten(-1, (heads, -1)).mean(2))
+    for handle in handles:
+        handle.remove()
+    pixels = batch["pixel_values"].flatten(0, -4)
+    attention = build(name, "eager").model.vision_tower(pixels, output_attentions=True).attentions[-2].sum(1)[:, 0, 1:]
+    keys = keys.unflatten(-1, (tower.config.num_attention_heads, -1)).mean(2)
+    flat = [in_order(name, values) for values in (attention, keys, given[0])]
+    patches = flat[2].any(-1).nonzero().flatten()  # no newlines
+    best, become = visionzip(*(values[patches] for values in flat), 11, 2)
     with prune(model, "visionzip", keep=13) as pruner:
         logits = model(**batch).logits[0]
     decision, visual = pruner.last.decisions[0], pruner.last.visual[0].nonzero().flatten()
-    assert decision.stays.sum() == 13 and decision.into.sum() == 2
+    assert decision.stays[0].nonzero().flatten().tolist() == sorted(patches[[*best, *become]].tolist())
+    assert decision.into[0].nonzero().flatten().tolist() == patches[list(become)].tolist()
     states = embeds[0][0].clone()
-    dropped, into = (~decision.stays[0]).nonzero().flatten(), decision.into[0].nonzero().flatten()
-    similarity = torch.cosine_similarity(keys[dropped, None], keys[None, into], dim=-1)
-    for number, target in enumerate(into):
-        group = dropped[similarity.argmax(1) == number]
-        states[visual[target]] = embeds[0][0][visual[torch.cat([target[None], group])]].mean(0)
+    for target, features in become.items():
+        states[visual[patches[target]]] = model.model.multi_modal_projector(features[None])[0]
     left = torch.ones(len(states), dtype=torch.bool)
-    left[visual[dropped]] = False
+    left[visual[~decision.stays[0]]] = False
     short = hosts.language_model(model)(
         inputs_embeds=states[None, left], position_ids=left.nonzero().flatten()[None]
     ).last_hidden_state
