@@ -15,7 +15,7 @@ from evaluators import Evaluator
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of
 from tinyworld.judge import judge
-from training.latents import encode
+from training.vae import encode
 
 from .rivals import Method
 

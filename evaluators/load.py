@@ -59,7 +59,11 @@ def load_evaluator(name: str, source: str | Path | None = None, clip: LatentCLIP
             `name` belongs to one VAE and there is no `source`.
         OSError: it cannot be read.
     """
-    return _load(name, source, lambda folder: clip or _load_clip(folder), OpenCLIPTower.from_pretrained)
+
+    def load_clip(folder: Path) -> LatentCLIP:
+        return clip or _load("clip", folder, load_clip, OpenCLIPTower.from_pretrained)
+
+    return _load(name, source, load_clip, OpenCLIPTower.from_pretrained)
 
 
 def load_evaluators(
@@ -83,7 +87,6 @@ def load_evaluators(
         items = [name if source is None else f"{name}={source}" for name, source in wanted.items()]
     pairs = [item.partition("=")[::2] if isinstance(item, str) else (item, "") for item in items]
     clip_of_panel = dict(pair for pair in pairs if isinstance(pair[0], str)).get("clip")
-    load_clip = functools.cache(_load_clip)
     towers: dict[tuple[str, torch.dtype], OpenCLIPTower] = {}
 
     def load_tower(source: str | Path, name: str = "", dtype: torch.dtype = torch.float32) -> OpenCLIPTower:
@@ -91,6 +94,10 @@ def load_evaluators(
         if key not in towers:
             towers[key] = OpenCLIPTower.from_pretrained(source, name or OpenCLIPScore.name, dtype=dtype)
         return towers[key]
+
+    @functools.cache
+    def load_clip(folder: Path) -> LatentCLIP:
+        return _load("clip", folder, load_clip, load_tower)
 
     def load(name: Any, source: str) -> Any:
         if not isinstance(name, str):
@@ -140,9 +147,3 @@ def _load(
             if issubclass(cls, CLIPHead):
                 given["clip"] = load_clip(Path(str(source)).parent / "clip")
         return cls.from_pretrained(source, **given).eval()
-
-
-def _load_clip(folder: Path) -> LatentCLIP:
-    clip = load_evaluator("clip", folder)
-    assert isinstance(clip, LatentCLIP)
-    return clip

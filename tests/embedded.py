@@ -35,7 +35,7 @@ def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; delet
             feature_extractor=None,
             requires_safety_checker=False,
         ).save_pretrained(folder / "text_to_image")
-        clip = train_clip.build(in_channels=4, space="noisy")
+        clip = train_clip.build(in_channels=4)
         clip.save_pretrained(folder / "clip")
         LatentDiscriminator().save_pretrained(folder / "discriminator")
         for head in (LatentReward(), LatentTextRendering(), LatentCounting()):

@@ -1,11 +1,12 @@
 """Trains the latent discriminator: noisy latents of real pictures against those on the sampler's own trajectories.
 
-    online-guidance train discriminator --trajectories runs/trajectories --data runs/latents.npz \\
+    online-guidance train discriminator --trajectories runs/trajectories --cache runs/latents \\
         --out runs/discriminator
-    online-guidance train discriminator --trajectories runs/trajectories --data runs/latents.npz \\
+    online-guidance train discriminator --trajectories runs/trajectories --cache runs/latents \\
         --out runs/discriminator --minutes 10 --resume
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from commands.parser import Parser
 from evaluators import LatentDiscriminator
 
 from . import loop
+from .cache import Cache, Draws, split
 from .evaluators import keep
-from .latents import Latents
 from .noise import LEVELS, add_noise
 from .shards import ShardFolder
 from .trajectories import held_out
+
+TESTED = 2000  # of each kind, at most
 
 
 class Logits(torch.nn.Module):
@@ -45,13 +48,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("train discriminator", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=5)
     parser.add_argument("--trajectories", type=Path, required=True, help="folder of `train trajectories`")
-    parser.add_argument("--data", type=Path, required=True, help=".npz of `Latents`, real ones")
+    parser.add_argument("--cache", type=Path, required=True, help="real latents, of `train latents`")
     args = parser.parse_args(argv)
-    data = Latents.load(args.data)
     try:
         folder = ShardFolder.open(args.trajectories)
+        cache = Cache(args.cache)
+        real, (_, real_tests) = split(cache, None)
     except ValueError as error:
-        parser.error(f"argument --trajectories: {error}")
+        parser.error(str(error))
     fakes: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # shard and row: to test on, to train on
     shards = folder.shards()
     for number, shard in enumerate(shards):
@@ -61,21 +65,27 @@ def main(argv: list[str] | None = None) -> None:
             fakes[aside[row // images]].append((number, row))
     if not fakes[True] or not fakes[False]:
         parser.error(f"argument --trajectories: {len(fakes[True]) + len(fakes[False])} pictures are too few")
-    fake_levels = shards[0].tensor("levels")
-    tests = len(data) // 8  # real ones
+    fake_levels, shape = shards[0].tensor("levels"), shards[0].shape("latents")[2:]
+    # Real ones of another shape would be told by it.
+    real, real_tests = (cache.of_shape(rows, shape) for rows in (real, real_tests))
+    if not len(real) or not len(real_tests):
+        parser.error(f"argument --cache: too few latents of {'×'.join(map(str, shape))}, which the trajectories have")
     torch.manual_seed(args.seed)
-    model = LatentDiscriminator(in_channels=shards[0].shape("latents")[2])
+    model, draw = LatentDiscriminator(in_channels=shape[0]), Draws(cache, real, args.batch_size // 2)
+
+    def made(places: Iterable[tuple[int, int, int]]) -> torch.Tensor:
+        """Latents of shards and rows after a kept step."""
+        return torch.cat([shards[number].rows("latents", [(row, step)]) for number, row, step in places]).float()
 
     def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
-        half = args.batch_size // 2
+        batch = draw(rng)
+        half = len(batch)
         picked, steps = rng.integers(len(fakes[False]), size=half), rng.integers(len(fake_levels), size=half)
-        places = [(*fakes[False][i], int(at)) for i, at in zip(picked, steps, strict=True)]
-        fake = torch.cat([shards[number].rows("latents", [(row, at)]) for number, row, at in places])
         level = fake_levels[steps]
-        real = add_noise(data.latents[rng.integers(tests, len(data), half)], level, rng)
+        fake = made((*fakes[False][i], int(at)) for i, at in zip(picked, steps, strict=True))
         return (
-            torch.cat([real, fake.float()]),
+            torch.cat([add_noise(batch.latents, level, rng), fake]),
             torch.cat([level, level]),
             torch.cat([torch.ones(half), torch.zeros(half)]),
         )
@@ -83,14 +93,17 @@ def main(argv: list[str] | None = None) -> None:
     report = loop.fit(args, Logits(model), batch_of, loss_of)
     rng = np.random.default_rng(args.seed + 1)
     accuracy = {}
+
+    def logits(latents: torch.Tensor, level: float) -> torch.Tensor:
+        return model.logits(latents.to(model.device), torch.full((len(latents),), level, device=model.device)).cpu()
+
     with torch.no_grad():
-        number_of = min(tests, len(fakes[True]), 2000)
-        for i, level in enumerate(fake_levels):
-            levels = torch.full((number_of,), float(level))
-            made = torch.cat([shards[n].rows("latents", [(row, i)]) for n, row in fakes[True][:number_of]])
-            pair = add_noise(data.latents[:number_of], levels, rng), made.float()
-            real, generated = (model.logits(x.to(model.device), levels.to(model.device)) for x in pair)
-            accuracy[float(level)] = float((real > generated).float().mean())
+        for i, level in enumerate(fake_levels.tolist()):
+            batches = cache.batches(real_tests[:TESTED], 256)
+            noisy = (add_noise(batch.latents, torch.full((len(batch),), level), rng) for batch in batches)
+            true = torch.cat([logits(latents, level) for latents in noisy])
+            fake = torch.cat([logits(made([(*place, i)]), level) for place in fakes[True][:TESTED]])
+            accuracy[level] = float((true[:, None] > fake).float().mean())
     reliability = np.interp(LEVELS, sorted(accuracy), [accuracy[k] for k in sorted(accuracy)]).round(4)
     keep(model, args.out, reliability.tolist(), report)
 

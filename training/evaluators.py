@@ -14,11 +14,18 @@ from .noise import LEVELS
 
 
 def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
-    """The latent CLIP of ``--clip``, on the GPU where there is one; exits by `parser` unless it reads noisy latents."""
-    clip = LatentCLIP.from_pretrained(folder).eval().requires_grad_(False)
+    """The latent CLIP of ``--clip``, on the GPU where there is one, its teacher as well; exits by `parser` unless it
+    reads noisy latents."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        clip = LatentCLIP.from_pretrained(folder).eval().requires_grad_(False)
+        if clip.config["teacher"] is not None:
+            clip.tower.to(device)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --clip: {error}")
     if clip.space != "noisy":
         parser.error(f"argument --clip: must read noisy latents, {str(folder)!r} reads {clip.space} ones")
-    return clip.to("cuda" if torch.cuda.is_available() else "cpu")
+    return clip.to(device)
 
 
 def keep(evaluator: LatentEvaluator, out: Path, reliability: list[float], report: dict) -> None:

@@ -1,29 +1,32 @@
 """Trains the reward, a small head on a trained latent CLIP, on preference pairs under the Bradley–Terry model.
 
-    online-guidance train reward --pairs runs/pairs_rendered/pairs.jsonl \\
-        --test-pairs runs/pairs_test/pairs.jsonl --clip runs/clip/clip --vae runs/vae/vae --out runs/reward
-    online-guidance train reward --pairs study/pairs.jsonl --clip CLIP --vae VAE --out runs/reward --question overall
+    online-guidance train reward --pairs study/pairs.jsonl --clip runs/clip/clip --model MODEL --out runs/reward
+    online-guidance train reward --pairs pickapic.parquet --test-pairs study/pairs.jsonl --clip CLIP --model MODEL \\
+        --out runs/reward
 
-The pairs are in the format of docs/preference_pairs.md, which a study exports: your own votes will do.
+The pairs are in the format of docs/preference_pairs.md, which a study exports: your own votes will do; or they have the
+columns of Pick-a-Pic. Their pictures become latents in the folder of --out, once.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from PIL import Image
-from tqdm.auto import tqdm
 
-from commands.pairs import Pair, read_pairs
+from commands.arguments import positive
 from commands.parser import Parser
 from evaluators import LatentReward
 
-from . import loop
+from . import buckets, latents, loop, vae
+from .cache import Cache
 from .evaluators import frozen_clip, keep
-from .latents import encode
-from .noise import LEVELS, add_noise, noise_levels
+from .noise import LEVELS, add_noise, picture_share
+from .shards import ShardFolder
+from .votes import Votes, by_prompt
+
+ASPECT = 2.0  # longest side over shortest, of the pictures
 
 
 class Rewards(torch.nn.Module):
@@ -45,45 +48,47 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
     return loss, {"accuracy": (chosen > rejected).float().mean()}
 
 
-class Votes:
-    """The votes on one question from files of pairs, their pictures as latents, each once."""
+class Seen:
+    """The pictures of votes as latents."""
 
-    def __init__(self, paths: list[Path], question: str) -> None:
-        found = [(pair, path.parent) for path in paths for pair in read_pairs(path) if pair.question == question]
-        self.pairs = [pair for pair, _ in found]
-        files = [[folder / pair.chosen, folder / pair.rejected] for pair, folder in found]
-        self.files = sorted({file for two in files for file in two})
-        number = {file: i for i, file in enumerate(self.files)}
-        self.pictures = np.array([[number[file] for file in two] for two in files]).reshape(-1, 2)
+    def __init__(self, votes: Votes, cache: Cache) -> None:
+        self.votes, self.cache = votes, cache
+        self.rows = np.argsort(cache.numbers)  # of each picture
 
-    def encode(self, vae: AutoencoderKL) -> None:
-        """Makes `latents` of the pictures, ``(files, C, H, W)``."""
-        batches = [self.files[i : i + 16] for i in range(0, len(self.files), 16)]
-        pictures = ([np.asarray(Image.open(file).convert("RGB")) for file in files] for files in batches)
-        self.latents = torch.cat([encode(vae, np.stack(p)) for p in tqdm(pictures, "encoding", len(batches))])
-
-    def noisy(self, rows: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """The chosen and the rejected of the pairs `rows`, in turn, each with its own noise of its pair's level."""
-        return add_noise(self.latents[self.pictures[rows].ravel()], level.repeat_interleave(2), rng)
+    def noisy(self, picked: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> list[tuple]:
+        """The chosen and the rejected of the votes `picked`, each with its own noise of its vote's level: by shape,
+        their places among ``2 · votes`` in turn, latents and noise shares."""
+        pictures = np.stack([self.votes.chosen[picked], self.votes.rejected[picked]], 1).ravel()
+        rows, level = self.rows[pictures], level.repeat_interleave(2)
+        found = []
+        for group in self.cache.by_shape(np.unique(rows)):
+            at = np.flatnonzero(np.isin(rows, group))
+            found.append((at, add_noise(self.cache.take(rows[at]).latents, level[at], rng), level[at]))
+        return found
 
 
-def by_prompt(pairs: list[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to test on, the latter of a sixth of the prompts; ties are no test."""
-    prompts = sorted({pair.prompt for pair in pairs})
-    held_out = set(np.random.default_rng(seed).permutation(prompts)[: max(1, len(prompts) // 6)].tolist())
-    train = [i for i, pair in enumerate(pairs) if pair.prompt not in held_out]
-    test = [i for i, pair in enumerate(pairs) if pair.prompt in held_out and not pair.tie]
-    return np.array(train), np.array(test)
+def encode(votes: Votes, model: vae.PictureVAE, out: Path, resolution: int, batch_size: int) -> Cache:
+    """The latents of the pictures, in `out`.
+
+    Raises:
+        ValueError: a picture cannot be read, or `out` holds others.
+    """
+    names = hashlib.sha256("\n".join(picture.name for picture in votes).encode()).hexdigest()
+    folder = ShardFolder(out, latents.describe(model, votes, resolution=resolution, data=names))
+    sizes = buckets.buckets(resolution, model.multiple, ASPECT)
+    latents.fill(folder, latents.Maker(votes, model.encode, sizes, batch_size))
+    return Cache(out)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("train reward", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=1e-4, minutes=2)
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pairs.jsonl, one or several")
-    parser.add_argument("--test-pairs", type=Path, help="pairs.jsonl to test on; default: a sixth of the prompts")
-    parser.add_argument("--question", default="overall", help="which votes to learn")
+    parser.add_argument("--pairs", nargs="+", required=True, help=".jsonl, .parquet or owner/name:split, some of them")
+    parser.add_argument("--test-pairs", help="the same, to test on; default: a sixth of the prompts")
+    parser.add_argument("--question", default="overall", help="which votes of a .jsonl to learn")
     parser.add_argument("--clip", type=Path, required=True, help="folder of the latent CLIP, which is frozen")
-    parser.add_argument("--vae", type=Path, required=True, help="folder of the AutoencoderKL that the CLIP reads")
+    parser.add_argument("--model", required=True, help="folder or hub id of the pipeline, or folder of an autoencoder")
+    parser.add_argument("--resolution", type=positive, help="side of the pictures; default: the model's own")
     args = parser.parse_args(argv)
     try:
         votes = Votes(args.pairs, args.question)
@@ -91,44 +96,60 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     if args.test_pairs:
-        train = np.arange(len(votes.pairs))
-        test = np.array([i for i, pair in enumerate(tests.pairs) if not pair.tie])
+        train, test = np.arange(len(votes.prompts)), np.flatnonzero(~tests.tie)
     else:
-        train, test = by_prompt(votes.pairs, args.seed)
+        train, test = by_prompt(votes, args.seed)
     if not len(train) or not len(test):
-        parser.error(f"argument --pairs: {len(votes.pairs)} votes on {args.question!r} are too few to train and test")
+        parser.error(f"argument --pairs: {len(votes.prompts)} votes on {args.question!r} are too few to train and test")
     clip = frozen_clip(parser, args.clip)
     device = clip.device
-    autoencoder = AutoencoderKL.from_pretrained(args.vae).eval().to(device)
-    votes.encode(autoencoder)
-    if tests is not votes:
-        tests.encode(autoencoder)
+    try:
+        model = vae.load(args.model)
+        if model.channels != clip.in_channels:
+            raise ValueError(f"the latents of {args.model!r} have {model.channels} channels, not {clip.in_channels}")
+        if (resolution := args.resolution or model.resolution) is None:
+            parser.error("argument --resolution: is needed, for an autoencoder alone does not say")
+        model.vae.to(device)
+        seen = Seen(votes, encode(votes, model, args.out / "latents", resolution, args.batch_size))
+        tested = seen
+        if tests is not votes:
+            tested = Seen(tests, encode(tests, model, args.out / "test_latents", resolution, args.batch_size))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     torch.manual_seed(args.seed)
-    reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim).begin_as(clip).to(device)
+    linear = len(clip.trunk.head) == 1
+    reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim, linear=linear)
+    reward.begin_as(clip).to(device)
 
-    def features(votes: Votes, rows: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """What the reward reads of both pictures of the pairs `rows`."""
+    def features(seen: Seen, picked: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """What the reward reads of both pictures of the votes `picked`, ``(n, 2, features)``."""
+        pooled = torch.empty(2 * len(picked), clip.trunk.head[0].in_features, device=device)
         with torch.no_grad():
-            pooled = clip.trunk.pooled(votes.noisy(rows, level, rng).to(device), level.repeat_interleave(2).to(device))
-            return pooled.unflatten(0, (-1, 2))
+            for at, noisy, levels in seen.noisy(picked, level, rng):
+                pooled[at] = clip.trunk.pooled(noisy.to(device), levels.to(device))
+        return pooled.unflatten(0, (-1, 2))
 
     def batch_of(step: int) -> tuple:
         rng = np.random.default_rng((args.seed, step))
-        rows = rng.choice(train, args.batch_size)
-        picked = [votes.pairs[i] for i in rows]
-        tie, weight = (torch.tensor([float(getattr(p, k)) for p in picked], device=device) for k in ("tie", "weight"))
-        return features(votes, rows, noise_levels(len(rows), rng), rng), [p.prompt for p in picked], tie, weight
+        picked = rng.choice(train, args.batch_size)
+        level = seen.cache.noise_levels(len(picked), rng)
+        weight = torch.from_numpy(votes.weight[picked]) * picture_share(level)
+        prompts, tie = [votes.prompts[i] for i in picked], torch.from_numpy(votes.tie[picked]).float()
+        return features(seen, picked, level, rng), prompts, tie.to(device), weight.to(device)
 
     report = loop.fit(args, Rewards(reward), batch_of, loss_of)
     rng = np.random.default_rng(args.seed + 1)
     accuracy = []
     with torch.no_grad():
-        query = reward.query([tests.pairs[i].prompt for i in test])
         for level in LEVELS:
-            seen = features(tests, test, torch.full((len(test),), level), rng)
-            chosen, rejected = reward.logits(seen, query).unbind(1)
-            accuracy.append(round(float((chosen > rejected).float().mean()), 4))
-    keep(reward, args.out, accuracy, report | {"pairs": len(votes.pairs), "test_pairs": len(test)})
+            right = 0
+            for part in np.array_split(test, -(-len(test) // 256)):
+                both = features(tested, part, torch.full((len(part),), level), rng)
+                query = reward.query([tests.prompts[i] for i in part])
+                chosen, rejected = reward.logits(both, query).unbind(1)
+                right += int((chosen > rejected).sum())
+            accuracy.append(round(right / len(test), 4))
+    keep(reward, args.out, accuracy, report | {"pairs": len(votes.prompts), "test_pairs": len(test)})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Trains a specialist, a small head on a trained latent CLIP, to rank a prompt above the same prompt with another
 number (counting) or other letters in the quoted text (text).
 
-    online-guidance train specialist counting --clip runs/clip/clip --data runs/latents.npz \\
-        --test-data runs/latents_test.npz --out runs/counting
-    online-guidance train specialist text --clip CLIP --data TRAIN.npz --test-data TEST.npz --out runs/text --minutes 5
+    online-guidance train specialist counting --clip runs/clip/clip --cache runs/latents --out runs/counting
+    online-guidance train specialist text --clip CLIP --cache TRAIN --test-cache TEST --out runs/text --minutes 5
 
-Works on any captions, as long as they name numbers or quote what is written in the picture.
+Works on any captions, as long as they name numbers or quote what is written in the picture; latents are those of
+`online-guidance train latents`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ from evaluators.latent.head import CLIPHead
 from evaluators.latent.text import QUOTED, quoted
 
 from . import loop
+from .cache import Cache, Draws, split
 from .evaluators import frozen_clip, keep
-from .latents import Latents
-from .noise import LEVELS, add_noise, noise_levels
+from .noise import LEVELS, add_noise, picture_share
 
 WRONG = 4  # wrong prompts beside every right one
 
@@ -55,7 +55,7 @@ def other_letters(prompt: str, rng: np.random.Generator, letters: str) -> str:
             return prompt[:start] + new + prompt[start + len(word) :]
 
 
-def wrong_prompts(name: str, captions: list[str]) -> Callable[[str, np.random.Generator], str]:
+def wrong_prompts(name: str, captions: Iterable[str]) -> Callable[[str, np.random.Generator], str]:
     """The function that spoils a prompt, within the numbers or letters that occur in `captions`."""
     if name == "counting":
         numbers = {m.group().lower() for c in captions for m in NUMBER.finditer(c)}
@@ -78,35 +78,33 @@ class Ranking(torch.nn.Module):
 
 
 def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
-    """Cross entropy of the right prompt among the wrong ones."""
-    features, prompts = batch
+    """Cross entropy of the right prompt among the wrong ones, each picture's times its weight."""
+    features, prompts, weight = batch
     logits = model(features, prompts)
     right = logits[:, 0] > logits[:, 1:].amax(1)
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)), {
-        "first_of_all": right.float().mean()
-    }
+    losses = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none")
+    return (losses * weight).mean(), {"first_of_all": right.float().mean()}
 
 
-def asked_rows(head: CLIPHead, data: Latents) -> np.ndarray:
-    """Indices of the scenes whose captions ask for this specialist."""
-    return np.array([i for i, texts in enumerate(data.captions) if all(map(head.asked, texts))])
+def asked_rows(head: CLIPHead, cache: Cache, rows: np.ndarray) -> np.ndarray:
+    """Those of `rows` whose captions ask for this specialist."""
+    return rows[[all(map(head.asked, texts)) for texts in cache.captions(rows)]]
 
 
 @torch.no_grad()
-def ranking_accuracy(head: CLIPHead, data: Latents, spoil: Callable, seed: int = 0) -> list[float]:
-    """Share of the scenes that ask whose caption beats the same spoiled, at each of `LEVELS`."""
+def ranking_accuracy(head: CLIPHead, cache: Cache, rows: np.ndarray, spoil: Callable, seed: int = 0) -> list[float]:
+    """Share of the pictures `rows` whose caption beats the same spoiled, at each of `LEVELS`."""
     rng = np.random.default_rng(seed)
-    rows = asked_rows(head, data)
-    right = data.captions[rows, 0].tolist()
-    wrong = [spoil(prompt, rng) for prompt in right]
-    query = [head.query(prompts)[:, None] for prompts in (right, wrong)]
-    accuracy = []
-    for level in LEVELS:
-        latents = add_noise(data.latents[rows], torch.full((len(rows),), level), rng).to(head.clip.device)
-        features = head.clip.features(latents[:, None], Context(right, 0.0, level))
-        scores = [torch.einsum("nkd,nkd->n", head.image(features), q) for q in query]
-        accuracy.append(round(float((scores[0] > scores[1]).float().mean()), 4))
-    return accuracy
+    right = torch.zeros(len(LEVELS))
+    for batch in cache.batches(rows, 256):
+        prompts = [texts[0] for texts in batch.captions]
+        query = [head.query(p)[:, None] for p in (prompts, [spoil(prompt, rng) for prompt in prompts])]
+        for i, level in enumerate(LEVELS):
+            latents = add_noise(batch.latents, torch.full((len(batch),), level), rng).to(head.clip.device)
+            features = head.clip.features(latents[:, None], Context(prompts, 0.0, level))
+            good, bad = (torch.einsum("nkd,nkd->n", head.image(features), q) for q in query)
+            right[i] += (good > bad).sum().cpu()
+    return [round(float(share), 4) for share in right / len(rows)]
 
 
 def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] = lambda spoil: spoil) -> None:
@@ -115,11 +113,17 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
     parser.add_argument("specialist", choices=("counting", "text"))
     loop.add_arguments(parser, batch_size=256, lr=2e-3, minutes=3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the trained latent CLIP, which is frozen")
-    parser.add_argument("--data", type=Path, required=True, help=".npz of `Latents`, to train on")
-    parser.add_argument("--test-data", type=Path, required=True, help=".npz of `Latents`, to test on")
+    parser.add_argument("--cache", type=Path, required=True, help="latents to train on, of `train latents`")
+    parser.add_argument("--test-cache", type=Path, help="latents to test on; default: one in ten pictures, held out")
     args = parser.parse_args(argv)
-    data, test = Latents.load(args.data), Latents.load(args.test_data)
     clip = frozen_clip(parser, args.clip)
+    try:
+        cache = Cache(args.cache)
+        rows, (test, test_rows) = split(cache, Cache(args.test_cache) if args.test_cache else None)
+    except ValueError as error:
+        parser.error(str(error))
+    if cache.channels != clip.in_channels:
+        parser.error(f"argument --cache: has {cache.channels} channels, the CLIP reads {clip.in_channels}")
     torch.manual_seed(args.seed)
     features = clip.trunk.head[0].in_features
     if args.specialist == "counting":
@@ -127,26 +131,28 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
     else:
         head = LatentTextRendering(features)
     head.read(clip).to(clip.device)
-    rows = asked_rows(head, data)
-    for name, asked in (("data", rows), ("test-data", asked_rows(head, test))):
+    rows, test_rows = asked_rows(head, cache, rows), asked_rows(head, test, test_rows)
+    for part, asked in (("to train on", rows), ("to test on", test_rows)):
         if not len(asked):
-            parser.error(f"argument --{name}: no caption asks for {args.specialist}")
-    spoil = wrong_prompts(args.specialist, data.captions[rows].ravel().tolist())
-    spoil_within = within(spoil)
+            parser.error(f"argument --cache: no caption of the pictures {part} asks for {args.specialist}")
+    spoil = wrong_prompts(args.specialist, (text for texts in cache.captions(rows) for text in texts))
+    spoil_within, draw = within(spoil), Draws(cache, rows, args.batch_size)
 
-    def batch_of(step: int) -> tuple[torch.Tensor, list[str]]:
+    def batch_of(step: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
-        picked = rng.choice(rows, args.batch_size)
-        captions = data.captions[picked, rng.integers(data.captions.shape[1], size=args.batch_size)]
-        prompts = [p for text in captions for p in (str(text), *(spoil_within(str(text), rng) for _ in range(WRONG)))]
-        level = noise_levels(args.batch_size, rng)
+        batch = draw(rng)
+        captions = batch.caption(rng)
+        prompts = [p for text in captions for p in (text, *(spoil_within(text, rng) for _ in range(WRONG)))]
+        level = cache.noise_levels(len(batch), rng)
+        # Letters are not there to be read in a layout of noise.
+        weight = picture_share(level) if args.specialist == "text" else torch.ones_like(level)
         with torch.no_grad():
-            latents = add_noise(data.latents[picked], level, rng).to(clip.device)
-            return clip.trunk.pooled(latents, level.to(clip.device)), prompts
+            latents = add_noise(batch.latents, level, rng).to(clip.device)
+            return clip.trunk.pooled(latents, level.to(clip.device)), prompts, weight.to(clip.device)
 
     report = loop.fit(args, Ranking(head), batch_of, loss_of)
-    reliability = ranking_accuracy(head, test, spoil)
-    keep(head, args.out, reliability, report)
+    about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": cache.what["data"]}
+    keep(head, args.out, ranking_accuracy(head, test, test_rows, spoil), report | about)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,12 @@ class LatentReward(CLIPHead):
         text_dim: int = 128,
         clip: int | None = None,
         calibration: dict | None = None,
+        linear: bool = False,
     ) -> None:
         super().__init__()
-        self.image, self.text = mlp(features, text_dim), nn.Linear(text_dim, text_dim)
+        # As the head of the CLIP that it begins as.
+        self.image = nn.Sequential(nn.Linear(features, text_dim)) if linear else mlp(features, text_dim)
+        self.text = nn.Linear(text_dim, text_dim)
         self.appeal = nn.Linear(text_dim, 1)  # of the picture, whatever the prompt
 
     def begin_as(self, clip: LatentCLIP) -> "LatentReward":

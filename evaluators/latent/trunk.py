@@ -49,7 +49,7 @@ class LatentTrunk(nn.Module):
     def __init__(self, in_channels: int, channels: tuple[int, int], blocks: tuple[int, int], dim: int) -> None:
         super().__init__()
         self.embedding = 32
-        first, second = channels
+        self.channels = first, second = channels
         self.patch = nn.Conv2d(in_channels, first, 4, stride=2, padding=1)
         self.fine = nn.ModuleList(Block(first, 5, self.embedding) for _ in range(blocks[0]))
         self.down = nn.Conv2d(first, second, 2, stride=2)
@@ -57,8 +57,9 @@ class LatentTrunk(nn.Module):
         self.norm = nn.GroupNorm(8, second)
         self.head = nn.Sequential(nn.Linear(16 * second, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def maps(self, latents: torch.Tensor, noise_level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is where: ``(n, channels[0], H / 2, W / 2)`` and ``(n, channels[1], H / 4, W / 4)``."""
+    def look(self, latents: torch.Tensor, noise_level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the head reads, ``(n, 16 · channels[1])``, and what is where: ``(n, channels[0], H / 2, W / 2)`` and
+        ``(n, channels[1], H / 4, W / 4)``."""
         embedding = noise_embedding(noise_level, self.embedding)
         fine = self.patch(latents.contiguous(memory_format=torch.channels_last))
         for block in self.fine:
@@ -66,7 +67,8 @@ class LatentTrunk(nn.Module):
         coarse = self.down(fine)
         for block in self.coarse:
             coarse = self.run(block, coarse, embedding)
-        return fine, F.silu(self.norm(coarse))
+        coarse = F.silu(self.norm(coarse))
+        return F.adaptive_avg_pool2d(coarse, 4).flatten(1), fine, coarse
 
     def run(self, block: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """A block, whose inner activations are forgotten and made again where that is asked for."""
@@ -74,13 +76,9 @@ class LatentTrunk(nn.Module):
             return self._gradient_checkpointing_func(block, x, embedding)
         return block(x, embedding)
 
-    def pool(self, coarse: torch.Tensor) -> torch.Tensor:
-        """What the head reads of the second map, ``(n, 16 · channels[1])``."""
-        return F.adaptive_avg_pool2d(coarse, 4).flatten(1)
-
     def pooled(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         """What the head reads, ``(n, 16 · channels[1])``."""
-        return self.pool(self.maps(latents, noise_level)[1])
+        return self.look(latents, noise_level)[0]
 
     def forward(self, latents: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         return self.head(self.pooled(latents, noise_level))

@@ -49,7 +49,7 @@ class LatentValue(LatentCLIP):
     @register_to_config
     def __init__(
         self,
-        text_config: dict[str, Any],
+        text_config: dict[str, Any] | None = None,
         in_channels: int = 4,
         channels: tuple[int, int] = (40, 96),
         blocks: tuple[int, int] = (1, 1),
@@ -59,9 +59,11 @@ class LatentValue(LatentCLIP):
         layers: int = 2,
         space: str = "noisy",
         calibration: dict | None = None,
+        teacher: str | None = None,
+        vit: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(text_config, in_channels, channels, blocks, dim, space, calibration)
-        self.fine, self.coarse = (nn.Conv2d(n, width, 1) for n in channels)
+        super().__init__(text_config, in_channels, channels, blocks, dim, space, calibration, teacher, vit)
+        self.fine, self.coarse = (nn.Conv2d(n, width, 1) for n in self.trunk.channels)
         self.place = nn.Linear(8, width)
         self.questions = nn.Linear(dim, queries * width)
         self.looks = nn.ModuleList(Look(width, 4) for _ in range(layers))
@@ -75,14 +77,16 @@ class LatentValue(LatentCLIP):
         own = {name: x for name, x in clip.config.items() if name[0] != "_" and name != "calibration"}
         value = cls(**own)
         value.load_state_dict(clip.state_dict(), strict=False)
-        value.tokenizer = clip.tokenizer
+        if clip.config["teacher"] is None:
+            value.tokenizer = clip.tokenizer
+        value.load_tower = clip.load_tower
         return value.to(clip.device)
 
     def values(self, latents: torch.Tensor, noise_level: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Latents ``(n, C, H, W)`` of unit variance at noise shares ``(n,)``, for prompts ``(n, dim)`` as `encode_text`
         has them, to values ``(n,)``."""
-        fine, coarse = self.trunk.maps(latents, noise_level)
-        image = F.normalize(self.trunk.head(self.trunk.pool(coarse)), dim=-1)
+        pooled, fine, coarse = self.trunk.look(latents, noise_level)
+        image = F.normalize(self.trunk.head(pooled), dim=-1)
         grid = self.fine(fine) + F.interpolate(self.coarse(coarse), size=fine.shape[-2:], mode="bilinear")
         places = grid.flatten(2).transpose(1, 2) + self.place(positions(fine.shape[-2], fine.shape[-1], grid))
         asked = self.questions(text).unflatten(1, (self.config["queries"], -1))

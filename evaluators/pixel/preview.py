@@ -119,6 +119,10 @@ def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         shape = (-1, *[1] * (latents.ndim - 2))
         mean, std = (torch.tensor(vae.config[f"latents_{x}"]).to(latents).view(shape) for x in ("mean", "std"))
         return latents * std + mean
+    if (bn := getattr(vae, "bn", None)) is not None:  # of each channel at each place of a square of four: FLUX.2
+        mean, variance = (x.to(latents).view(-1, 1, 1) for x in (bn.running_mean, bn.running_var))
+        squares = F.pixel_unshuffle(latents, 2) * (variance + vae.config["batch_norm_eps"]).sqrt() + mean
+        return F.pixel_shuffle(squares, 2)
     return latents / (vae.config.get("scaling_factor") or 1.0) + (vae.config.get("shift_factor") or 0.0)
 
 
@@ -170,7 +174,10 @@ def encode(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
     with in_range(vae):
         pictures = pictures.to(device_of(vae), vae.dtype) * 2 - 1
         encoded = vae.encode(pictures.unsqueeze(2) if is_video(vae) else pictures)
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        if hasattr(encoded, "latent_dist"):
+            latents = encoded.latent_dist.mode()
+        else:
+            latents = encoded.latent if hasattr(encoded, "latent") else encoded.latents
     return scaled(vae, latents[:, :, 0] if latents.ndim == 5 else latents)
 
 

@@ -64,7 +64,7 @@ def parts(tmp_path, lvlm_weights, judges):
     AutoencoderTiny(**blocks, **numbers, latent_channels=4).save_pretrained(decoder)
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
     vision |= {"image_size": 16, "patch_size": 4}
-    clip = train_clip.build(in_channels=4, space="noisy")  # its tokenizer and the shape of its text tower
+    clip = train_clip.build(in_channels=4)  # its tokenizer and the shape of its text tower
     config = CLIPConfig(text_config=clip.config.text_config, vision_config=vision, projection_dim=16)
     CLIPModel(config).save_pretrained(pixel_clip)
     image_processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})

@@ -12,11 +12,11 @@ from evaluators import EVALUATORS, load_evaluator
 from pipelines import TinyWorldPipeline
 from tinyworld import WEIGHTS
 from tinyworld.judge import judge
-from tinyworld.recipes.clip import wrong_captions
-from tinyworld.recipes.data import make_latents
+from tinyworld.recipes.data import PARAPHRASES, export
 from tinyworld.scenes import make_scene
+from training import latents
+from training.cache import Cache
 from training.clip import ranking_accuracy
-from training.latents import Latents
 from training.noise import LEVELS
 
 FILES = sorted(WEIGHTS.rglob("*.safetensors"))
@@ -55,15 +55,20 @@ def test_the_vae_keeps_pictures_right():
 
 
 @pytest.fixture(scope="module")
-def latents() -> Latents:
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "text_to_image", subfolder="vae").eval()
-    return make_latents(vae, 256, 70_000, "test")
+def cache(tmp_path_factory) -> Cache:
+    """Scenes of the test split, by way of a folder of pictures."""
+    folder = tmp_path_factory.mktemp("scenes")
+    export(folder / "pictures", 256, 70_000, "test")
+    run = ["--data", str(folder / "pictures"), "--out", str(folder / "latents"), "--aspect", "1"]
+    latents.main(["--model", str(WEIGHTS / "text_to_image"), *run])
+    return Cache(folder / "latents")
 
 
-def test_latent_clip_ranks_as_its_card_says(latents):
+def test_latent_clip_ranks_as_its_card_says(cache):
     clip = load_evaluator("clip", WEIGHTS / "clip")
     assert clip.space == "noisy" and tuple(clip.calibration.noise_level) == LEVELS
-    accuracy = ranking_accuracy(clip, latents, wrong_captions(latents, 4), seed=3)
+    assert cache.shapes == [(16, 16)] and all(len(texts) == PARAPHRASES for texts in cache.captions(np.arange(256)))
+    accuracy = ranking_accuracy(clip, cache, np.arange(256), seed=3)
     # 256 scenes: four standard errors of a share are at most 0.125.
     assert np.allclose(accuracy, clip.calibration.reliability, atol=0.125)
     assert accuracy[0] > accuracy[-1]

@@ -16,10 +16,13 @@ from tinyworld.features import PixelClassifier
 from tinyworld.judge import judge
 from tinyworld.recipes import annotator
 from tinyworld.recipes.specialist import seen_in_training
+from training import discriminator as train_discriminator
+from training import latents, vae
 from training import reward as train_reward
 from training import specialist as train_specialist
-from training.latents import Latents
-from training.noise import LEVELS
+from training.noise import LEVELS, picture_share
+from training.shards import ShardFolder
+from training.votes import Votes
 
 
 @pytest.fixture
@@ -131,32 +134,74 @@ def test_spoiled_prompts_are_wrong_in_one_thing():
                 )
 
 
+@pytest.fixture
+def cached(captioned, weights, tmp_path):
+    """Makes latents of random pictures with these captions."""
+
+    def make(texts: list[list[str]], name: str = "cache") -> str:
+        data, model = captioned(len(texts), texts), weights / "text_to_image"
+        run = ["--model", str(model), "--data", str(data), "--out", str(tmp_path / name), "--resolution", "32"]
+        latents.main(run)
+        return str(tmp_path / name)
+
+    return make
+
+
 @pytest.mark.parametrize("name", ["counting", "text"])
-def test_a_specialist_trains_and_loads(name, clip_folder, tmp_path):
+def test_a_specialist_trains_and_loads(name, clip_folder, cached, tmp_path):
+    """Of pictures that do not ask it sees none; the test is what is held out, or another cache."""
     rng = np.random.default_rng(0)
     category = {"counting": "count", "text": "text"}[name]
-    texts = [[caption(sample_spec(rng, "train", category), rng) for _ in range(2)] for _ in range(24)]
-    data = Latents(torch.randn(24, 4, 8, 8).half(), np.array([[a, a] for a, _ in texts]))
-    data.save(tmp_path / "data.npz")
-    folders = ["--data", str(tmp_path / "data.npz"), "--test-data", str(tmp_path / "data.npz")]
-    argv = [name, "--clip", str(clip_folder), *folders, "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"]
-    train_specialist.main(argv)
+    texts = [[caption(sample_spec(rng, "train", category), rng)] * 2 for _ in range(40)]
+    cache = cached([*texts, *[["a red circle"]] * 6])
+    argv = [name, "--clip", str(clip_folder), "--cache", cache, "--steps", "3", "--batch-size", "8"]
+    train_specialist.main([*argv, "--out", str(tmp_path)])
     head = load_evaluator(name, tmp_path / name)
     assert head.calibration.noise_level == LEVELS and all(0 <= r <= 1 for r in head.calibration.reliability)
-    assert json.loads((tmp_path / "report.json").read_text())["steps"] == 3
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["steps"] == 3 and report["pictures"] + report["test_pictures"] == 40
+    train_specialist.main([*argv, "--test-cache", cached(texts[:5], "test"), "--out", str(tmp_path / "again")])
+    report = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert report["pictures"] == 40 and report["test_pictures"] == 5
 
 
-def test_captions_that_never_ask_are_refused(clip_folder, tmp_path, capsys):
-    Latents(torch.randn(2, 4, 8, 8).half(), np.array([["a red circle"] * 2] * 2)).save(tmp_path / "data.npz")
-    folders = ["--data", str(tmp_path / "data.npz"), "--test-data", str(tmp_path / "data.npz")]
+def test_text_counts_less_the_more_noise_there_is():
+    """A row at pure noise has no say in the loss."""
+    logits = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
+    weight = picture_share(torch.tensor([1.0, 0.6]))
+    assert weight.tolist() == pytest.approx([0.0, 0.8])
+    model = lambda features, prompts: logits  # noqa: E731
+    loss, _ = train_specialist.loss_of(model, (None, None, weight))
+    alone, _ = train_specialist.loss_of(lambda *_: logits[1:], (None, None, torch.ones(1)))
+    torch.testing.assert_close(loss, 0.8 * alone / 2)
+
+
+def test_captions_that_never_ask_are_refused(clip_folder, cached, tmp_path, capsys):
+    cache = cached([[f"{name} circle"] for name in "abcdefghijklmnopqrstuvwxyz"])
     with pytest.raises(SystemExit):
-        train_specialist.main(["text", "--clip", str(clip_folder), *folders, "--out", str(tmp_path)])
-    assert "no caption asks for text" in capsys.readouterr().err
+        train_specialist.main(["text", "--clip", str(clip_folder), "--cache", cache, "--out", str(tmp_path)])
+    assert "no caption of the pictures to train on asks for text" in capsys.readouterr().err
+
+
+def test_the_discriminator_trains_on_what_has_one_shape(cached, tmp_path, capsys):
+    cache = cached([[f"picture {i}"] for i in range(60)])
+    for size, run in ((8, "ok"), (6, "other")):
+        made = ShardFolder(tmp_path / run, {"images": 2})
+        for number in range(2):  # of eight prompts each, the first of which is held out
+            tensors = {"latents": torch.randn(16, 3, 4, size, size).half(), "levels": torch.tensor([0.9, 0.5, 0.1])}
+            made.write(number, tensors, {"captions": ["a"] * 16, "first": 8 * number})
+    argv = ["--cache", cache, "--steps", "3", "--batch-size", "8", "--trajectories"]
+    train_discriminator.main([*argv, str(tmp_path / "ok"), "--out", str(tmp_path)])
+    assert load_evaluator("discriminator", tmp_path / "discriminator").calibration.noise_level == LEVELS
+    with pytest.raises(SystemExit):
+        train_discriminator.main([*argv, str(tmp_path / "other"), "--out", str(tmp_path / "out")])
+    assert "too few latents of 4×6×6" in capsys.readouterr().err
 
 
 def test_the_reward_trains_and_loads(pairs_file, clip_folder, weights, tmp_path):
-    folders = ["--pairs", str(pairs_file), "--clip", str(clip_folder), "--vae", str(weights / "text_to_image" / "vae")]
-    train_reward.main([*folders, "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"])
+    folders = ["--pairs", str(pairs_file), "--clip", str(clip_folder), "--model", str(weights / "text_to_image")]
+    argv = [*folders, "--out", str(tmp_path), "--steps", "3", "--batch-size", "8", "--resolution", "16"]
+    train_reward.main(argv)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["pairs"] == 24 and report["test_pairs"] in (3, 4)  # both pairs of two prompts, but the tie
     assert load_evaluator("reward", tmp_path / "reward").calibration.noise_level == LEVELS
@@ -164,18 +209,39 @@ def test_the_reward_trains_and_loads(pairs_file, clip_folder, weights, tmp_path)
 
 def test_the_reward_is_tested_on_pairs_of_their_own(pairs_file, clip_folder, weights, tmp_path):
     """Several files to train on; a picture in many pairs is encoded once."""
-    votes = train_reward.Votes([pairs_file, pairs_file], "overall")
-    assert len(votes.pairs) == 48 and len(votes.files) == 4 and votes.pictures.shape == (48, 2)
-    assert [votes.files[i].name for i in votes.pictures[0]] == ["0.png", "1.png"]
-    vae = str(weights / "text_to_image" / "vae")
-    paths = ["--pairs", str(pairs_file), str(pairs_file), "--test-pairs", str(pairs_file), "--vae", vae]
-    train_reward.main([*paths, "--clip", str(clip_folder), "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"])
+    votes = Votes([pairs_file, pairs_file])
+    assert len(votes.prompts) == 48 and len(votes) == 4
+    assert [votes[int(side[0])].name.rpartition("/")[2] for side in (votes.chosen, votes.rejected)] == [
+        "0.png",
+        "1.png",
+    ]
+    paths = ["--pairs", str(pairs_file), str(pairs_file), "--test-pairs", str(pairs_file), "--resolution", "16"]
+    more = ["--clip", str(clip_folder), "--out", str(tmp_path), "--steps", "3", "--batch-size", "8"]
+    train_reward.main([*paths, *more, "--model", str(weights / "text_to_image")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["pairs"] == 48 and report["test_pairs"] == 23, "all but the tie"
 
 
+def test_pictures_of_a_vote_have_its_noise_level(pairs_file, weights, tmp_path):
+    """Whatever their shape: the first two pictures are wider than the others."""
+    for i in (0, 1):
+        Image.open(pairs_file.parent / f"images/{i}.png").resize((32, 16)).save(pairs_file.parent / f"images/{i}.png")
+    votes = Votes([pairs_file])
+    cache = train_reward.encode(votes, vae.load(str(weights / "text_to_image")), tmp_path / "latents", 64, 2)
+    assert len(cache) == 4 and len(cache.shapes) == 2
+    seen, rng = train_reward.Seen(votes, cache), np.random.default_rng(0)
+    found = seen.noisy(np.array([1, 4, 0]), torch.tensor([0.0, 0.5, 0.0]), rng)
+    assert sorted(np.concatenate([at for at, *_ in found])) == list(range(6))
+    for at, noisy, level in found:
+        assert level.tolist() == [[0.0, 0.0, 0.5, 0.5, 0.0, 0.0][i] for i in at]
+        for i, one in zip(at, noisy, strict=True):
+            picture = int((votes.chosen, votes.rejected)[i % 2][(1, 4, 0)[i // 2]])
+            clean = cache.take([int(np.flatnonzero(cache.numbers == picture)[0])]).latents[0].float()
+            assert torch.equal(one, clean) == (i // 2 != 1)
+
+
 def test_votes_are_read_of_one_question(pairs_file, clip_folder, weights, tmp_path, capsys):
-    folders = ["--pairs", str(pairs_file), "--clip", str(clip_folder), "--vae", str(weights / "text_to_image" / "vae")]
+    folders = ["--pairs", str(pairs_file), "--clip", str(clip_folder), "--model", str(weights / "text_to_image")]
     with pytest.raises(SystemExit):
         train_reward.main([*folders, "--out", str(tmp_path), "--question", "quality"])
     assert "too few" in capsys.readouterr().err

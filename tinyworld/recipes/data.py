@@ -1,27 +1,32 @@
-"""What the recipes learn from: scenes of tinyworld as VAE latents with paraphrased captions, made once, and captions
-alone, to sample from.
+"""What the recipes learn from: scenes of tinyworld as a folder of captioned pictures, and captions to sample from.
 
-    python -m tinyworld.recipes.data --vae runs/vae/vae --out runs/latents.npz -n 30000
+    python -m tinyworld.recipes.data --out runs/pictures -n 30000
+    online-guidance train latents --model runs/vae/vae --data runs/pictures --resolution 64 --out runs/latents
     python -m tinyworld.recipes.data --out runs/captions.txt -n 2500 --seed 2
+
+Each picture has paraphrased captions, and as many that get one thing wrong about it. Those of the train split are of
+the train split: what is held out must not be known as something that is always wrong.
 """
 
 import argparse
+import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import AutoencoderKL
+from PIL import Image
 from tqdm.auto import tqdm
 
 from commands.arguments import positive
-from training.latents import Latents, encode
+from training.pictures import METADATA
 
-from ..captions import SceneSpec, caption, parse_caption, sample_spec
+from ..captions import SceneSpec, caption, is_held_out, sample_spec
+from ..judge import wrong_spec
 from ..scenes import make_scene
 
 PARAPHRASES = 4
+CHUNK = 256  # pictures of one folder, which one process renders at a time
 
 
 def captions_of(split: str, n: int, seed: int) -> list[str]:
@@ -30,36 +35,49 @@ def captions_of(split: str, n: int, seed: int) -> list[str]:
     return [caption(sample_spec(rng, split), rng) for _ in range(n)]
 
 
-def specs_of(data: Latents) -> list[SceneSpec]:
-    """What each scene shows."""
-    return [parse_caption(texts[0]) for texts in data.captions]
+def wrong_captions(spec: SceneSpec, rng: np.random.Generator, split: str) -> list[str]:
+    """`PARAPHRASES` captions that each get one thing wrong about a scene."""
+
+    def wrong() -> str:
+        while is_held_out(other := wrong_spec(spec, rng)) and split == "train":
+            pass
+        return caption(other, rng)
+
+    return [wrong() for _ in range(PARAPHRASES)]
 
 
-def _render(seeds: range, split: str) -> tuple[np.ndarray, list[list[str]]]:
-    scenes = [make_scene(seed, split) for seed in seeds]
-    texts = [
-        [scene.caption] + [caption(scene.spec, np.random.default_rng((seed, i))) for i in range(1, PARAPHRASES)]
-        for seed, scene in zip(seeds, scenes, strict=True)
-    ]
-    return np.stack([scene.image for scene in scenes]), texts
+def _render(folder: Path, seeds: range, split: str) -> str:
+    """Draws scenes into a folder of their own; their lines of metadata."""
+    lines = []
+    inside = folder / f"{seeds.start:012}"
+    inside.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        scene = make_scene(seed, split)
+        texts = [caption(scene.spec, np.random.default_rng((seed, i))) for i in range(1, PARAPHRASES)]
+        wrong = wrong_captions(scene.spec, np.random.default_rng((seed, 99)), split)
+        Image.fromarray(scene.image).save(inside / f"{seed:012}.png", compress_level=1)
+        name = f"{inside.name}/{seed:012}.png"
+        lines.append(json.dumps({"file_name": name, "text": [scene.caption, *texts], "negative": wrong}) + "\n")
+    return "".join(lines)
 
 
-def make_latents(vae: AutoencoderKL, n: int, first_seed: int, split: str = "train") -> Latents:
-    """Encodes scenes `first_seed` … `first_seed + n - 1` of `split` (posterior means, times `scaling_factor`)."""
-    chunks = [range(i, min(i + 256, first_seed + n)) for i in range(first_seed, first_seed + n, 256)]
-    latents, captions = [], []
-    # Renders while this process encodes. Not forked: a fork of a process with threads may deadlock.
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        for images, texts in tqdm(pool.map(_render, chunks, [split] * len(chunks)), total=len(chunks), desc="latents"):
-            latents.append(encode(vae, images))
-            captions += texts
-    return Latents(torch.cat(latents), np.array(captions))
+def export(folder: Path, n: int, first_seed: int, split: str = "train", processes: int = 2) -> None:
+    """Scenes `first_seed` … `first_seed + n - 1` of `split` as a folder of pictures with ``metadata.jsonl``, which is
+    written when all are drawn."""
+    chunks = [range(i, min(i + CHUNK, first_seed + n)) for i in range(first_seed, first_seed + n, CHUNK)]
+    arguments = [folder] * len(chunks), chunks, [split] * len(chunks)
+    bar = {"total": len(chunks), "desc": "scenes"}
+    if len(chunks) == 1:
+        lines = list(tqdm(map(_render, *arguments), **bar))
+    else:  # Not forked: a fork of a process with threads may deadlock.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            lines = list(tqdm(pool.map(_render, *arguments), **bar))
+    (folder / METADATA).write_text("".join(lines), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
-    parser.add_argument("--vae", type=Path, help="folder of the trained AutoencoderKL, for latents")
-    parser.add_argument("--out", type=Path, required=True, help=".npz of latents, or .txt of captions alone")
+    parser.add_argument("--out", type=Path, required=True, help="folder of pictures, or .txt of captions alone")
     parser.add_argument("-n", type=positive, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("train", "test"), default="train")
@@ -68,10 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text("".join(f"{text}\n" for text in captions_of(args.split, args.n, args.seed)))
         return
-    if args.vae is None:
-        parser.error("argument --vae: is needed for latents")
-    vae = AutoencoderKL.from_pretrained(args.vae).eval()
-    make_latents(vae, args.n, args.seed << 40, args.split).save(args.out)
+    export(args.out, args.n, args.seed << 40, args.split)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from training import loop
-from training.latents import to_pixels
+from training.vae import to_pixels
 
 from .. import lvlm
 from ..captions import COLORS

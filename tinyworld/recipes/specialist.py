@@ -1,7 +1,7 @@
 """The embedded specialists: `training.specialist` on scenes of tinyworld.
 
-    python -m tinyworld.recipes.specialist counting --clip runs/clip/clip --data runs/latents.npz \\
-        --test-data runs/latents_test.npz --out runs/counting
+    python -m tinyworld.recipes.specialist counting --clip runs/clip/clip --cache runs/latents \\
+        --test-cache runs/latents_test --out runs/counting
 """
 
 from collections.abc import Callable

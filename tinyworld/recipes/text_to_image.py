@@ -1,6 +1,6 @@
 """Trains the embedded text encoder and UNet together (latents of `tinyworld.recipes.vae`, captions of tinyworld).
 
-python -m tinyworld.recipes.text_to_image --vae runs/vae/vae --data runs/latents.npz --out runs/text_to_image
+python -m tinyworld.recipes.text_to_image --vae runs/vae/vae --cache runs/latents --out runs/text_to_image
 """
 
 import argparse
@@ -14,7 +14,7 @@ from scipy.special import expit, ndtri
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training import loop
-from training.latents import Latents
+from training.cache import Cache, Draws
 from training.noise import SD_BETAS
 
 from .tokenizer import MAX_LENGTH, build_tokenizer
@@ -81,15 +81,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=24, lr=1e-3, minutes=75)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
-    parser.add_argument("--data", type=Path, required=True, help=".npz of `training.latents`")
+    parser.add_argument("--cache", type=Path, required=True, help="latents of `train latents`")
     parser.add_argument("--init", type=Path, help="pipeline folder whose networks to train further")
     args = parser.parse_args(argv)
     vae = AutoencoderKL.from_pretrained(args.vae).eval()
-    data = Latents.load(args.data)
+    cache = Cache(args.cache)
+    draw = Draws(cache, np.arange(len(cache)), args.batch_size)
     tokenizer = build_tokenizer()
-    ids = tokenizer(data.captions.ravel().tolist(), padding="max_length", truncation=True).input_ids
-    ids = torch.tensor(ids, dtype=torch.int16).view(*data.captions.shape, -1)
-    empty = torch.tensor(tokenizer("", padding="max_length").input_ids)
     torch.manual_seed(args.seed)
     text_encoder, unet = build(tokenizer)
     if args.init is not None:
@@ -100,14 +98,15 @@ def main(argv: list[str] | None = None) -> None:
 
     def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
-        rows = rng.integers(len(data), size=args.batch_size)
-        input_ids = ids[rows, rng.integers(ids.shape[1], size=args.batch_size)].long()
-        input_ids[torch.from_numpy(rng.random(args.batch_size) < CONDITION_DROPOUT)] = empty
+        batch = draw(rng)
+        dropped = rng.random(len(batch)) < CONDITION_DROPOUT
+        captions = ["" if drop else text for drop, text in zip(dropped, batch.caption(rng), strict=True)]
+        input_ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         # Stratified, one timestep from every stretch, for a less noisy gradient. Two thirds of them crowd around the
         # middle noise levels (logit-normal, arXiv 2403.03206), where shapes are decided.
         u = (np.arange(args.batch_size) + rng.random(args.batch_size)) / args.batch_size
         timesteps = 1000 * np.where(rng.random(args.batch_size) < 0.35, u, expit(0.8 * ndtri(u) - 0.3))
-        return data.latents[rows].float(), torch.from_numpy(timesteps).long().clamp(max=999), input_ids
+        return batch.latents.float(), torch.from_numpy(timesteps).long().clamp(max=999), input_ids
 
     def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
         device = next(model.parameters()).device

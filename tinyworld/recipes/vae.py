@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from training import loop
-from training.latents import to_pixels
+from training.vae import to_pixels
 
 from ..scenes import make_scene
 

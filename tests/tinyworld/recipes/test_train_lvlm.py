@@ -15,7 +15,7 @@ from tinyworld.questions import KINDS, WORDS, ask, quiz
 from tinyworld.recipes import lvlm as train_lvlm
 from tinyworld.recipes.processor import build_processor
 from tinyworld.scenes import make_scene
-from training.latents import to_pixels
+from training.vae import to_pixels
 
 
 @pytest.fixture(scope="module")
