@@ -10,7 +10,8 @@ from typing import Any
 # has Prompt and Tags.
 TEXT_COLUMNS = ("prompt", "prompts", "caption", "text")
 CATEGORY_COLUMNS = ("category", "categories", "tags", "challenge")
-ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+ENDINGS = (".txt", *TABLES)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any
 import tinyworld
 from commands.arguments import SCHEDULES, SEARCHES, evaluators, model, positive, scale, scales, seed
 from commands.parser import Parser, stop
-from commands.prompts import ENDINGS, lines
+from commands.prompts import ENDINGS, TABLES, lines, read
 
 from . import cut, panel
 
@@ -46,9 +46,11 @@ def read_prompts(parser: Parser, args: argparse.Namespace) -> list[str]:
                 parser.error(f"argument prompt: {prompt!r} is the name of a file; prompts in it are read by --prompts")
         return args.prompt
     try:
+        if args.prompts.lower().endswith(TABLES):
+            return [prompt.text for prompt in read(args.prompts)]
         prompts = [line.strip() for line in lines(Path(args.prompts)) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        parser.error(f"argument --prompts: {args.prompts!r} cannot be read as UTF-8 text: {error}")
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --prompts: {args.prompts!r} cannot be read: {error}")
     if not prompts:
         parser.error(f"argument --prompts: {args.prompts!r} holds no prompt")
     return prompts
@@ -88,7 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, with everything checked that can be without loading anything heavy."""
     parser = Parser("generate", __doc__)
     parser.add_argument("prompt", nargs="*", help="one picture or more of each")
-    parser.add_argument("--prompts", metavar="FILE", help="UTF-8 text, a prompt on every line")
+    parser.add_argument("--prompts", metavar="FILE", help="UTF-8 text, a prompt on every line, or a table")
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")

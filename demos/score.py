@@ -79,8 +79,10 @@ def judge(evaluator: Any, folder: Path, images: list[Image]) -> list[float]:
 
 def run(args: argparse.Namespace, images: list[Image], store: Any) -> None:
     """Scores what is not scored yet, by one judge after another."""
+    import transformers
     from tqdm import tqdm
 
+    transformers.utils.logging.disable_progress_bar()  # one bar, that of the pictures
     for name, source in args.judges.items():
         said = source or "its own"
         if (kept := store.source(name) or said) != said:

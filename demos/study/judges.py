@@ -29,10 +29,10 @@ def summarize(scores: pd.DataFrame, votes: pd.DataFrame | None) -> dict[str, Any
     """What the judges say as plain numbers; `votes` as `report.read_votes` returns them, `None` where there are none.
 
     Returns:
-        ``judges``: of each its ``pairs`` (``a``, ``b``, ``pictures`` pairs of them, the win ``rate`` of a, ties as
-        halves, and its ``interval`` over prompts) and its ``agreement`` with the decided votes on each question
-        (``votes``, ``rate``, a judge's tie half, and ``interval``). ``people``: how often two raters who decided on the
-        same pair agree, for each question, `None` where no two did.
+        ``judges``: of each its ``pairs`` (``a``, ``b``, ``pictures`` pairs of them, ``ties`` among these, the win
+        ``rate`` of a, ties as halves, and its ``interval`` over prompts) and its ``agreement`` with the decided votes
+        on each question (``votes``, ``rate``, a judge's tie half, and ``interval``). ``people``: how often two raters
+        who decided on the same pair agree, for each question, `None` where no two did.
     """
     empty = votes is None or votes.empty
     decided = None if empty else votes[votes["counts"] & (votes["preferred"] != "tie")]
@@ -40,7 +40,7 @@ def summarize(scores: pd.DataFrame, votes: pd.DataFrame | None) -> dict[str, Any
     for judge in judges_of(scores):
         own = preferences(scores, judge)
         pairs = [
-            {"a": a, "b": b, "pictures": len(group)}
+            {"a": a, "b": b, "pictures": len(group), "ties": int((group["preferred"] == "tie").sum())}
             | _rate(group["preferred"].map({"a": 1.0, "tie": 0.5, "b": 0.0}), group["prompt"])
             for (a, b), group in own.groupby(["method_a", "method_b"])
         ]
@@ -78,7 +78,7 @@ def text(found: dict[str, Any]) -> list[str]:
                 a, b, rate, interval = b, a, 1 - rate, interval and (1 - interval[1], 1 - interval[0])
             lines.append(
                 f"{row['judge']}: {a} has the higher score than {b} in {_percent(rate, interval)}, "
-                f"{pair['pictures']} pairs of pictures"
+                f"{pair['pictures']} pairs of pictures, {pair['ties']} ties"
             )
         for question, with_votes in row["agreement"].items():
             alike = found["people"].get(question)

@@ -110,16 +110,16 @@ bootstrap over prompts, which does not take votes to be independent.</p>
 {% endfor %}{% endfor %}
 </table></div>
 <div class="wide"><table>
-<tr><th>judge</th><th>method</th><th>against</th><th>higher score</th><th>pairs of pictures</th></tr>
+<tr><th>judge</th><th>method</th><th>against</th><th>higher score</th><th>pairs of pictures</th><th>ties</th></tr>
 {% for row in judges %}{% for pair in row.pairs %}
 <tr><td>{{ row.judge }}</td><td>{{ pair.a }}</td><td>{{ pair.b }}</td>
 <td>{{ pair.rate | percent }}{% if pair.interval %}
 <small>{{ pair.interval[0] | percent }} – {{ pair.interval[1] | percent }}</small>{% endif %}</td>
-<td>{{ pair.pictures }}</td></tr>
+<td>{{ pair.pictures }}</td><td>{{ pair.ties }}</td></tr>
 {% endfor %}{% endfor %}
 </table></div>
 <p>The 95 % intervals are of a bootstrap over prompts. A judge agrees where it gives the picture that a rater chose the
-higher score; its ties count as half.</p>
+higher score; its ties count as half in both tables.</p>
 {% endif %}
 {% if per_rater %}
 <h3>Raters</h3>

@@ -206,6 +206,15 @@ def test_prompts_file(embedded, tmp_path):
     assert prompts == ["un cœur rouge", "a blue star"]
 
 
+def test_a_table_of_prompts(embedded, tmp_path):
+    """Its header and categories are not drawn."""
+    (tmp_path / "p.csv").write_text('category,prompt\nx,"a red star, a circle"\ny,a blue star\n')
+    arguments = ["--guidance", "static", "--steps", "1", "--out", str(tmp_path / "out")]
+    main(["--prompts", str(tmp_path / "p.csv"), *arguments])
+    made = [json.loads(Image.open(path).text[METADATA_KEY])["prompt"] for path in pictures(tmp_path / "out")]
+    assert made == ["a red star, a circle", "a blue star"]
+
+
 BAD = {
     "no prompt": ([], "prompts"),
     "blank prompt": (["  "], "prompt"),
@@ -214,6 +223,7 @@ BAD = {
     "prompt and file": (["a", "--prompts", "{tmp}/prompts.txt"], "--prompts"),
     "no such file": (["--prompts", "{tmp}/none.txt"], "--prompts"),
     "empty file": (["--prompts", "{tmp}/empty.txt"], "--prompts"),
+    "broken table": (["--prompts", "{tmp}/broken.csv"], "line 2"),
     "not text": (["--prompts", "{tmp}/latin.txt"], "--prompts"),
     "steps": (["a", "--steps", "0"], "--steps"),
     "steps as a word": (["a", "--steps", "many"], "--steps"),
@@ -248,6 +258,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(embedded, tmp_path, capsys, case):
     (tmp_path / "prompts.txt").write_text("a\n")
+    (tmp_path / "broken.csv").write_text("prompt\na fox, red\n")
     (tmp_path / "empty.txt").write_text("\n  \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     arguments, named = BAD[case]

@@ -97,7 +97,7 @@ def test_agreement_with_the_votes(folder, bright, capsys):
     found = judges.summarize(read_scores(folder), votes)
     (row,) = found["judges"]
     (pair,) = row["pairs"]
-    assert pair["pictures"] == 4 and pair["rate"] == (0.75 if theirs == "a" else 0.25)
+    assert (pair["pictures"], pair["ties"]) == (4, 2) and pair["rate"] == (0.75 if theirs == "a" else 0.25)
     # Of the first prompt ann's two votes and not bob's, of the second all four half; the third has no scores.
     assert row["agreement"]["overall"]["votes"] == 8
     assert row["agreement"]["overall"]["rate"] == pytest.approx((2 + 4 * 0.5) / 8)
