@@ -22,7 +22,7 @@ from commands import arguments
 from commands.parser import Parser, stop
 from commands.prompts import read
 
-from . import cut, gallery, generate
+from . import cut, gallery, generate, panel
 from .manifest import Image, Manifest, pictures, present, publish
 
 Job = tuple[str, int]  # prompt and seed
@@ -291,8 +291,11 @@ def work(
         except (OSError, ValueError) as error:
             args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
         refuse(args, manifest.settle(settings(args, search)))
-        if args.rank == 0 and (said := cut.warning(pipe, [prompt.text for prompt in args.prompts])):
-            print(said, file=sys.stderr)
+        if args.rank == 0:
+            texts = [prompt.text for prompt in args.prompts]
+            panel.tell_silent(search, texts)
+            if said := cut.warning(pipe, texts):
+                print(said, file=sys.stderr)
     manifest.add(args.prompts)
     try:
         if batches:

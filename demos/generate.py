@@ -145,9 +145,9 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     pipe = load_pipeline(folder, getattr(torch, args.dtype)).to(args.device)
     if args.guidance not in SEARCHES:
         return pipe, SCHEDULES[args.guidance](GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale)
-    asked = panel.load(args)
+    asked = panel.load(args, pipe)
     for evaluator in asked:
-        if hasattr(evaluator, "to") and evaluator.space == "pixels":  # those of latents follow the latents
+        if hasattr(evaluator, "to"):
             evaluator.to(args.device)
     scales = {"scales": args.scales} if args.scales else {}
     search = default_guidance(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
@@ -268,6 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+    panel.tell_silent(guidance, args.prompt)
     search = guidance.guidance if args.guidance == "budget" else guidance
     settings = {
         "model": str(args.model or "embedded"),

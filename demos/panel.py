@@ -1,6 +1,9 @@
 """Which evaluators a command asks: those of the embedded model, judges with public weights, or what its user names."""
 
 import argparse
+import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import tinyworld
@@ -16,30 +19,32 @@ def check(args: argparse.Namespace) -> None:
     named = args.evaluators or {}
     if unknown := [name for name in named if name not in EVALUATORS]:
         args.error(f"argument --evaluators: unknown {', '.join(unknown)}; there are {', '.join(EVALUATORS)}")
-    latent = [name for name, value in named.items() if value is None and of_latents(name)]
+    latent = [name for name, value in named.items() if value is None and is_ours(name)]
     if args.model and latent:
-        judges = ", ".join(name for name in EVALUATORS if not of_latents(name))
+        judges = ", ".join(name for name in EVALUATORS if not is_ours(name))
         args.error(
             f"argument --evaluators: {', '.join(latent)} of the package belongs to the VAE of the embedded model; give "
             f"NAME=FOLDER of your own, or judges of pictures: {judges}"
         )
 
 
-def of_latents(name: str) -> bool:
-    """Whether that evaluator reads latents, and so belongs to one VAE."""
+def is_ours(name: str) -> bool:
+    """Whether that evaluator reads latents and was published for none but the package's own."""
     from evaluators import EVALUATORS
 
-    return getattr(EVALUATORS[name], "space", "noisy") != "pixels"
+    cls = EVALUATORS[name]
+    return getattr(cls, "space", "noisy") != "pixels" and not hasattr(cls, "published_for")
 
 
-def load(args: argparse.Namespace) -> list[Any]:
+def load(args: argparse.Namespace, pipe: Any) -> list[Any]:
     """The evaluators that ``--evaluators`` names, as loud as ``--calibration`` says; by default `JUDGES` for a model of
-    the user's, for the embedded one none, which leaves its own.
+    the user's, for the embedded one none, which leaves its own. What was published for several VAEs is that of the VAE
+    of `pipe`.
 
     Raises:
         OSError, ValueError: one cannot be loaded.
     """
-    from evaluators import load_evaluators
+    from evaluators import EVALUATORS, load_evaluators
     from evaluators.pixel.vqa import VQAScore
     from tinyworld.asking import questions_about
     from tinyworld.pipeline import PANEL
@@ -50,8 +55,23 @@ def load(args: argparse.Namespace) -> list[Any]:
     for name, value in named.items():
         if name == "vqa" and value in (None, EMBEDDED):
             wanted.append(VQAScore.from_pretrained(tinyworld.WEIGHTS / "lvlm", questions_about))
-        elif value is None and of_latents(name) and (tinyworld.WEIGHTS / name).is_dir():
-            wanted.append(f"{name}={tinyworld.WEIGHTS / name}")
-        else:
-            wanted.append(name if value is None else f"{name}={value}")
+            continue
+        published_for = getattr(EVALUATORS[name], "published_for", None)
+        if value is None and published_for is not None:
+            value = published_for(getattr(pipe, "vae", None))
+        elif value is None and is_ours(name) and (tinyworld.WEIGHTS / name).is_dir():
+            value = tinyworld.WEIGHTS / name
+        wanted.append(name if value is None else f"{name}={value}")
     return load_evaluators(wanted, args.calibration) if wanted else []
+
+
+def tell_silent(guidance: Any, prompts: Sequence[str]) -> None:
+    """A line on stderr for every evaluator that has nothing to say of any of the prompts."""
+    from guidance.panel import Silent, silent
+    from guidance.sampling import evaluators_of
+
+    warnings.simplefilter("ignore", Silent)  # of single calls
+    for evaluator in evaluators_of(guidance):
+        if silent(evaluator, prompts):
+            told = f"finds nothing to judge in {prompts[0]!r}" + ", nor in the other prompts" * (len(prompts) > 1)
+            print(f"warning: evaluator {evaluator.name!r} {told}, and is silent", file=sys.stderr)

@@ -103,6 +103,7 @@ class Evaluator(Protocol):
         in_channels: latent channels it takes, `None` for any.
         calibration: `None` where it was never measured.
         video: optional, whether it takes the frames of a video together; without it, or where it is False, it does not.
+        speaks_of: optional, ``speaks_of(prompt)``, whether it has anything to say of a prompt; without it, of every.
         every, start, stop: optional, it is asked at every n-th step between these shares of the steps; else always.
     """
 

@@ -1,6 +1,7 @@
 """The evaluators that a method asks: checked once, then called on whatever candidates the method has."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from evaluators.base import Context, Evaluator, as_evaluator, score
 from evaluators.combine import Scale, by_spread, combine
 
 PROBE = 64  # the side of the pictures that a judge is tried on
+
+
+class Silent(UserWarning):
+    """An evaluator has nothing to say of any prompt of a call."""
 
 
 class Panel:
@@ -37,7 +42,8 @@ class Panel:
             raise ValueError(f"`weights` must be finite and at least 0, got {bad}.")
 
     def check(self, sample: torch.Tensor, prompt: Sequence[str] | None) -> None:
-        """Tries every evaluator once on noise shaped as `sample` ``(batch, C, H, W)``, before any denoising.
+        """Tries every evaluator once on noise shaped as `sample` ``(batch, C, H, W)``, before any denoising. Warns of
+        one that has nothing to say of any prompt.
 
         Raises:
             ValueError: an evaluator wants a prompt and there is none, takes another number of latent channels, or
@@ -47,6 +53,8 @@ class Panel:
         for name, evaluator in self.evaluators.items():
             if evaluator.needs_prompt and prompt is None:
                 raise ValueError(f"evaluator {name!r} reads the prompt, and the pipeline was given only embeddings.")
+            if prompt is not None and silent(evaluator, prompt):
+                warnings.warn(f"evaluator {name!r} finds nothing to judge in the prompt and is silent", Silent, 2)
             if evaluator.in_channels not in (None, sample.shape[1]):
                 raise ValueError(
                     f"evaluator {name!r} takes latents of {evaluator.in_channels} channels, this pipeline's have "
@@ -88,7 +96,7 @@ class Panel:
             levels[name] = noise_level(space)
             scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
         total, weights = combine(scores, self.weights, self.scale(scores, levels))
-        favourites = {name: preferred(values) for name, values in scores.items()}
+        favourites = {name: preferred(values).masked_fill(level(values), -1) for name, values in scores.items()}
         told = {"scores": scores, "favourites": favourites, "noise_levels": levels, "weights": weights, "total": total}
         return total, told
 
@@ -106,6 +114,17 @@ class Panel:
         flat = pictures.movedim(2, -3).flatten(0, -4)
         small = torch.nn.functional.interpolate(flat, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         return small.unflatten(0, pictures.movedim(2, -3).shape[:-3]).movedim(-3, 2)
+
+
+def silent(evaluator: Evaluator, prompts: Sequence[str]) -> bool:
+    """Whether `evaluator` says of itself that it has nothing to say of any of the prompts."""
+    speaks_of = getattr(evaluator, "speaks_of", None)
+    return speaks_of is not None and not any(map(speaks_of, prompts))
+
+
+def level(scores: torch.Tensor) -> torch.Tensor:
+    """The rows that tell no candidates apart ``(batch,)``."""
+    return (scores == scores[:, :1]).all(dim=1)
 
 
 def preferred(total: torch.Tensor) -> torch.Tensor:

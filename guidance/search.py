@@ -8,7 +8,7 @@ import torch
 from evaluators.base import Evaluator
 from evaluators.combine import Scale, by_gain, mean_of, relative_gain
 
-from .panel import Panel, preferred
+from .panel import Panel, level, preferred
 from .schedules import check_window
 from .step import Decision, DenoisingStep
 
@@ -109,7 +109,7 @@ class GreedySearch(Panel):
     def scale_of(self, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
         """The best scale of every row ``(batch,)`` by `total` ``(batch, candidates)``, the pipeline's own where that
         tells no candidates of a row apart."""
-        told = total.isfinite().any(dim=1) & ~(total == total[:, :1]).all(dim=1)
+        told = total.isfinite().any(dim=1) & ~level(total)
         return torch.where(told, torch.tensor(self.scales, device=total.device)[preferred(total)], step.own_scale)
 
     def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:

@@ -25,11 +25,12 @@ class GuidanceTrace:
         prompt: one per sample, `None` where the caller gave embeddings.
         steps: per step ``timestep``, ``noise_level``, ``scale`` ``(batch,)``, ``nfe`` ``(batch,)`` and, where it was
             searched, ``scores`` (name to ``(batch, candidates)``), ``noise_levels`` of what each evaluator saw,
-            ``weights`` (both name to number), ``favourites`` (name to ``(batch,)``, which candidate each liked best),
-            and ``total`` ``(batch, candidates)``; with adaptive weights ``gain`` (name to ``(batch,)``); with a search
-            over noise ``noise`` ``(batch,)``, which of the draws was chosen, ``noise_scores`` (name to ``(batch,
-            draws)``) and ``noise_total`` ``(batch, draws)``. Where particles were resampled, their ``reward``
-            ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row ``rows[i]``.
+            ``weights`` (both name to number), ``favourites`` (name to ``(batch,)``, which candidate each liked best, -1
+            where it told none apart), and ``total`` ``(batch, candidates)``; with adaptive weights ``gain`` (name to
+            ``(batch,)``); with a search over noise ``noise`` ``(batch,)``, which of the draws was chosen,
+            ``noise_scores`` (name to ``(batch, draws)``) and ``noise_total`` ``(batch, draws)``. Where particles were
+            resampled, their ``reward`` ``(batch,)`` and ``rows`` ``(batch,)``: after this step, row i goes on from row
+            ``rows[i]``.
     """
 
     candidates: tuple[float, ...] = ()
@@ -46,6 +47,17 @@ class GuidanceTrace:
         """Passes of the denoiser that each sample took ``(batch,)``: 2 for a step with guidance, 1 without. What copies
         left behind is of the other rows."""
         return torch.stack([torch.as_tensor(step["nfe"]) for step in self.steps]).sum(0)
+
+    @property
+    def disputed(self) -> torch.Tensor:
+        """Where evaluators contradicted each other, in that their favourites differ: ``(steps, batch)`` bool, on the
+        CPU."""
+        rows = torch.zeros(self.scales.shape, dtype=torch.bool)
+        for row, step in zip(rows, self.steps, strict=True):
+            if told := step.get("favourites"):
+                best = torch.stack([torch.as_tensor(places).cpu() for places in told.values()])
+                row |= best.amax(0) > torch.where(best < 0, best.amax(0), best).amin(0)
+        return rows
 
     def warn_if_not_finite(self) -> None:
         """Warns once, by name, of evaluators that returned NaN or infinity while sampling."""

@@ -91,9 +91,12 @@ def shown(host: Host, static: float, update: Progress | Result) -> tuple:
 def summary(result: Result) -> str:
     """What was done, in a sentence."""
     scales = result.trace.scales[:, 0]
+    disputed = int(result.trace.disputed.sum())
+    searched = sum("favourites" in step for step in result.trace.steps)
+    dispute = f" The evaluators disagreed at {disputed} of {searched} searched steps." if disputed else ""
     return (
         f"Dynamic: mean scale {scales.mean():.1f}, from {scales.min():g} to {scales.max():g}. "
-        f"Static: {result.static:g}. Same prompt, same noise."
+        f"Static: {result.static:g}. Same prompt, same noise.{dispute}"
     )
 
 
@@ -170,7 +173,7 @@ def tab(host: Host) -> None:
                     "What the picture would become by each candidate scale, as predicted at this step. The search took "
                     "the marked one, or kept it from the step before; under the others stands how far their scores "
                     "differ from its. The colours above compare the candidates of a step with each other, brighter is "
-                    "better.",
+                    "better; a ring is what an evaluator by itself would have taken.",
                     elem_classes="note",
                 )
     result = gr.State()

@@ -15,7 +15,8 @@ SCHEDULE_HEIGHT, LABEL_HEIGHT, MARGIN = 200, 17, 90  # pixels
 
 def schedule(trace: GuidanceTrace, static: float) -> go.Figure:
     """The scale at each step of a trace of one sample, beside the fixed one; below, where it was searched, every
-    candidate's score by each evaluator and combined, the chosen one marked. Steps count from 1."""
+    candidate's score by each evaluator that was asked and combined, the chosen one marked, and a ring where an
+    evaluator by itself would have chosen another. Steps count from 1."""
     steps = trace.to_dict()["steps"]
     scales = [step["scale"][0] for step in steps]
     numbers = list(range(1, len(steps) + 1))
@@ -24,7 +25,7 @@ def schedule(trace: GuidanceTrace, static: float) -> go.Figure:
         place(trace.candidates, scale) if "scores" in step else None for scale, step in zip(scales, steps, strict=True)
     ]
     chosen = [(n, labels[k]) for n, k in zip(numbers, places, strict=True) if k is not None]
-    rows = [*next((step["scores"] for step in steps if "scores" in step), {})]
+    rows = [*dict.fromkeys(name for step in steps for name in step.get("scores", ()))]
     rows += ["combined"] if rows else []
     row_height = LABEL_HEIGHT * max(5, len(labels))
     figure = make_subplots(
@@ -55,8 +56,8 @@ def schedule(trace: GuidanceTrace, static: float) -> go.Figure:
     for row, name in enumerate(rows, start=2):
         raw = np.full((len(labels), len(steps)), np.nan)
         for column, step in enumerate(steps):
-            if "scores" in step:
-                raw[:, column] = np.array((step["scores"] | {"combined": step["total"]})[name][0], float)
+            if (scores := _scores(step).get(name)) is not None:
+                raw[:, column] = np.array(scores[0], float)
         figure.add_heatmap(
             x=numbers,
             y=labels,
@@ -76,6 +77,22 @@ def schedule(trace: GuidanceTrace, static: float) -> go.Figure:
             y=[label for _, label in chosen],
             mode="markers",
             marker={"size": 8, "color": "white", "line": {"color": "black", "width": 1.5}},
+            hoverinfo="skip",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        others = [
+            (n, labels[favourite])
+            for n, k, step in zip(numbers, places, steps, strict=True)
+            if name in step.get("scores", {}) and (favourite := step["favourites"][name][0]) not in (-1, k)
+        ]
+        figure.add_scatter(
+            x=[n for n, _ in others],
+            y=[label for _, label in others],
+            name=f"favourite of {name}",
+            mode="markers",
+            marker={"size": 8, "symbol": "circle-open", "color": "white", "line": {"width": 1.5}},
             hoverinfo="skip",
             showlegend=False,
             row=row,
@@ -127,6 +144,11 @@ def mean_schedules(scales: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure
 def place(candidates: Sequence[float], scale: float) -> int | None:
     """Where `scale` is among the candidates, `None` where it is none of them: the search left the step alone."""
     return next((k for k, candidate in enumerate(candidates) if abs(candidate - scale) <= 1e-5 * max(1, scale)), None)
+
+
+def _scores(step: dict) -> dict:
+    """Of every evaluator that was asked at a step, and combined; none where it was not searched."""
+    return step["scores"] | {"combined": step["total"]} if "scores" in step else {}
 
 
 def _reasons(step: dict, chosen: int | None) -> str:

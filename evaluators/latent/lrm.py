@@ -10,8 +10,12 @@ from torch import nn
 from ..base import Calibration, Context
 from ..pixel.base import Encodings
 from ..pixel.checkpoint import fill, loaded_whole, loading, read
+from ..pixel.preview import family_of
 
 TIMESTEPS = tuple(range(1, 1000, 50))  # that it was trained at
+# A VAE's family -> the folder of the published repository whose LRM reads its latents. Its authors give the one of
+# Stable Diffusion 1.5 to 2.1 as well, which has the same latents.
+PUBLISHED = {(4, 0.18215, 0.0): "lrm_sd15", (4, 0.13025, 0.0): "lrm_sdxl"}
 GUIDANCE_SCALE = 7.5  # of its own, between the features of the middle block with the prompt and without
 
 
@@ -26,7 +30,8 @@ class LRM(nn.Module):
     block with the prompt and without. Trained on Pick-a-Pic at the timesteps 1, 51, …, 951, of which the nearest by
     noise is told to it. Latents of Stable Diffusion 1.5's VAE, or XL's. For each candidate it costs 0.33 (XL: 0.43) of
     the FLOPs of a step of that denoiser, so it is asked at every fifth. Weights: ``casiatao/LRM`` on the hub; its code
-    is MIT, the licence of the weights is on its card.
+    is MIT, the licence of the weights is on its card. The layout of its folders and their names are those of the
+    authors' code (``Kwai-Kolors/LPO``), the hub itself was not looked at.
 
     Args:
         unet: a diffusers ``UNet2DConditionModel``; its other half is dropped.
@@ -93,6 +98,21 @@ class LRM(nn.Module):
             parts["tokenizer"] = CLIPTokenizer.from_pretrained(tokenizer)
         with loading(cls.name, source):
             return cls(**parts, state=state).to(dtype)
+
+    @classmethod
+    def published_for(cls, vae: Any) -> str:
+        """What `from_pretrained` takes for the latents of this VAE.
+
+        Raises:
+            ValueError: none was published for them.
+        """
+        folder = None if vae is None else PUBLISHED.get(family_of(vae))
+        if folder is None:
+            raise ValueError(
+                f"evaluator {cls.name!r} was published for the latents of Stable Diffusion 1, 2 and XL, and those of "
+                f"this {type(vae).__name__} are others: give {cls.name}=FOLDER."
+            )
+        return f"{cls.DEFAULT_ID}/{folder}"
 
     @property
     def device(self) -> torch.device:

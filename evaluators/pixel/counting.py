@@ -61,6 +61,10 @@ class DetectedCount(PixelEvaluator):
         model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=dtype)
         return cls(model, AutoProcessor.from_pretrained(folder), **kwargs)
 
+    def speaks_of(self, prompt: str) -> bool:
+        """Whether it names a number of things."""
+        return bool(self.things(prompt))
+
     def judge(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         pictures = (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         scores = [

@@ -54,6 +54,10 @@ class OCRScore(PixelEvaluator):
             raise ValueError(f"`ocr` takes no folder, its models come with rapidocr, got {str(folder)!r}.")
         return cls()
 
+    def speaks_of(self, prompt: str) -> bool:
+        """Whether it quotes a text."""
+        return bool(self.texts(prompt))
+
     def judge(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         wanted = [[plain(text) for text in self.texts(prompt)] for prompt in prompts]
         scores = [self.match(image, texts) if texts else 0.0 for image, texts in zip(images, wanted, strict=True)]

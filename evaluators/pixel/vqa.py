@@ -62,6 +62,10 @@ class VQAScore(PixelEvaluator):
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return cls(model, AutoProcessor.from_pretrained(folder), questions)
 
+    def speaks_of(self, prompt: str) -> bool:
+        """Whether there are questions about it."""
+        return bool(self.questions(prompt))
+
     def judge(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         asked = [(i, *pair) for i, prompt in enumerate(prompts) for pair in self.questions(prompt)]
         scores, counts = images.new_zeros(2, len(images), dtype=torch.float32)

@@ -11,12 +11,15 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, QwenImagePipeline
 from hub_cache import hub, offline, offline_hub
 from PIL import Image
+from small_judges import named, save_open_clip
 from tiny import BUILDERS, DIM, flow_vae
 
+import tinyworld
 from demos import batch, generate
 from demos.app import command as app
 from demos.app.playground import generate as play
 from demos.manifest import Manifest
+from evaluators import LRM
 from guidance import GuidanceTrace
 
 __all__ = ["hub", "offline", "offline_hub"]
@@ -118,3 +121,87 @@ def test_app(model, offline_hub, host):
     *_, last = play(shared, threading.Event(), PROMPT, 0, 2, 3.0, "0, 100", 1, 1, 1.0, 1.0)
     check(last[-1].trace)
     assert last[0].size == last[1].size
+
+
+slow = pytest.mark.slow
+WITHOUT_A_HUB = [
+    pytest.param(host, judge, marks=() if (host, judge) in (("sd", "ocr"), ("qwen", "vqa=embedded")) else slow)
+    for host in MODELS
+    for judge in ("ocr", "vqa=embedded")
+]
+
+
+@pytest.mark.parametrize("host, judge", WITHOUT_A_HUB)
+def test_judges_without_a_hub(model, offline, tmp_path, capsys, host, judge):
+    """Nothing is in the cache: the preview is fitted to the VAE, or the VAE itself."""
+    prompt = PROMPT if judge != "ocr" else 'a green sign saying "CAB"'
+    options = ["--model", model(host), "--steps", "2", "--scales", "0,100", "--out", str(tmp_path / "out")]
+    generate.main([prompt, *options, "--evaluators", judge])
+    (trace,) = (tmp_path / "out").glob("*_trace.json")
+    step = GuidanceTrace.from_json(trace).steps[judge == "ocr"]  # which first looks after a third of the steps
+    assert list(step["scores"]) == [judge.partition("=")[0]]
+    assert len(list((tmp_path / "out").iterdir())) == 3 and not offline.exists()
+    assert "nothing to judge" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host, folder", [("sd", "lrm_sd15"), ("sdxl", "lrm_sdxl")])
+def test_the_latent_reward_model_is_that_of_the_vae(model, offline_hub, tmp_path, monkeypatch, host, folder):
+    asked, from_pretrained = [], LRM.from_pretrained
+    monkeypatch.setattr(LRM, "from_pretrained", lambda source: (asked.append(source), from_pretrained(source))[1])
+    generate.main(["a fox", "--model", model(host), "--steps", "2", "--evaluators", "lrm", "--out", str(tmp_path)])
+    assert asked == [f"casiatao/LRM/{folder}"]
+    (trace,) = tmp_path.glob("*_trace.json")
+    assert len(set(GuidanceTrace.from_json(trace).steps[0]["scores"]["lrm"][0])) > 1
+
+
+@pytest.mark.parametrize("name, prompts", [("ocr", ["a fox in the snow"]), ("vqa", ["a fox", "a hare"])])
+def test_a_judge_with_nothing_to_judge_says_so_once(model, offline, tmp_path, capsys, name, prompts):
+    options = ["--model", model("sd"), "--steps", "1", "--batch-size", "1", "--out", str(tmp_path / "out")]
+    generate.main([*prompts, *options, "--evaluators", name, "--num-images", "2"])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    more = ", nor in the other prompts" * (len(prompts) - 1)
+    assert told == [f"warning: evaluator {name!r} finds nothing to judge in {prompts[0]!r}{more}, and is silent"]
+
+
+def truncated(folder):
+    file = save_open_clip(folder) / "open_clip_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+class Harm:
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+BAD = {
+    "nothing in the cache": ([], "`open_clip=FOLDER`"),
+    "unknown judge": (["--evaluators", "pikscore"], "pikscore"),
+    "no hub id in the cache": (["--evaluators", "pickscore=some/thing"], "`pickscore=FOLDER`"),
+    "truncated weights": (["--evaluators", "open_clip={tmp}/truncated"], "broken or truncated"),
+    "a pickle of code": (["--evaluators", "hpsv2={tmp}/code.pt"], "refused"),
+    "another model's weights": (["--evaluators", "aesthetic_v2={tmp}/other.pth"], "another model's weights"),
+    "latents of another VAE": (["--evaluators", "lrm", "--model", "{sd3}"], "published for the latents of Stable Diff"),
+    "lrm of the embedded model": (["--evaluators", "lrm", "--model", "{embedded}"], "published for the latents"),
+    "no model in the cache": (["--model", "some/thing"], "give a folder"),
+    "no prompt": (None, "prompts"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_before_denoising(model, offline, tmp_path, capfd, monkeypatch, case):
+    monkeypatch.setattr(generate, "denoise", lambda *args: pytest.fail("denoised"))
+    truncated(tmp_path / "truncated")
+    torch.save({"state_dict": {"a": Harm()}}, tmp_path / "code.pt")
+    torch.save({"layers.0.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    capfd.readouterr()
+    given, told = BAD[case]
+    places = {"{tmp}": tmp_path, "{sd3}": model("sd3"), "{embedded}": tinyworld.WEIGHTS / "text_to_image"}
+    arguments = ["a fox", "--model", model("sd"), *given] if given is not None else ["--model", model("sd")]
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
+    with named("ViT-H-14"), pytest.raises(SystemExit) as stop:
+        generate.main([*arguments, "--out", str(tmp_path / "out")])
+    said = capfd.readouterr()
+    assert stop.value.code == 2 and told in said.err and not said.out
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
+    assert not list((tmp_path / "out").glob("*"))

@@ -15,13 +15,14 @@ def trace():
     scores = [torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[5.0, torch.nan, 4.0]])]
     first, last = (searched | {"scores": {"clip": s}, "total": 2 * s} for s in scores)
     first["scale"], last["scale"] = torch.tensor([4.0]), torch.tensor([0.1])
+    first["favourites"] = last["favourites"] = {"clip": torch.tensor([1])}
     kept = {"timestep": 5, "noise_level": 0.5, "scale": torch.tensor([4.0])}
     return GuidanceTrace((0.1, 4.0, 9.0), ["a"], [first, kept, last])
 
 
 def test_schedule(trace):
     figure = plots.schedule(trace, 6.0)
-    dynamic, static, clip, clip_chosen, combined, combined_chosen = figure.data
+    dynamic, static, clip, clip_chosen, clip_ring, combined, combined_chosen, _ = figure.data
     assert list(dynamic.x) == [1, 2, 3]
     assert list(dynamic.y) == pytest.approx([4.0, 4.0, 0.1])
     assert list(static.y) == [6.0] * 3
@@ -31,6 +32,21 @@ def test_schedule(trace):
     assert np.nanmean(np.array(clip.z)[:, [0, 2]], axis=0) == pytest.approx([0, 0], abs=1e-6)
     for chosen in (clip_chosen, combined_chosen):
         assert (list(chosen.x), list(chosen.y)) == ([1, 3], ["4", "0.1"])
+    assert (list(clip_ring.x), list(clip_ring.y)) == ([3], ["4"])  # its favourite, and not the one chosen
+
+
+def test_evaluators_that_are_asked_at_other_steps_and_contradict_each_other(trace):
+    last = trace.steps[2]
+    last["scores"] = {"ocr": torch.tensor([[0.0, 0.5, 1.0]]), "silent": torch.zeros(1, 3)} | last["scores"]
+    last["favourites"] = {"ocr": torch.tensor([2]), "silent": torch.tensor([-1]), "clip": torch.tensor([1])}
+    last["weights"] = dict.fromkeys(last["scores"], 1.0)
+    shown = {data.name: data for data in plots.schedule(trace, 6.0).data if data.name}
+    assert {"clip", "ocr", "silent", "combined"} <= set(shown)
+    np.testing.assert_array_equal(shown["ocr"].customdata, [[np.nan, np.nan, score] for score in (0.0, 0.5, 1.0)])
+    assert list(shown["favourite of ocr"].y) == ["9"] and not len(shown["favourite of silent"].x)
+    assert trace.disputed.tolist() == [[False], [False], [True]]
+    last["favourites"]["clip"] = torch.tensor([2])
+    assert not trace.disputed.any()
 
 
 def test_a_scale_that_is_no_candidate_is_not_marked(trace):
