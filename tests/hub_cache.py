@@ -7,7 +7,6 @@ random weights.
 What is small is told by the published ids' own configurations. open_clip alone takes the architecture of ``ViT-B-32``,
 ``ViT-L-14`` and ``ViT-H-14`` from a registry of its own, so that a full checkpoint is 300 MB and more: `hub` puts small
 architectures of the same widths of embedding there; the table of tags, file names and loading stay the genuine ones.
-`full_vit_b_32` writes the checkpoint that fits the genuine architecture, for tests that may take longer.
 
 What could not be looked at, for these repositories were not at hand: whether the copies of the aesthetic heads on the
 hub hold ``model.safetensors`` or ``pytorch_model.bin``, of which both are looked for.
@@ -58,10 +57,10 @@ def publish(cache: Path, repository: str, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def save_named_open_clip(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+def save_named_open_clip(folder: Path, name: str) -> Path:
     """Weights of open_clip's architecture `name`, as its registry has it now."""
     folder.mkdir(parents=True)
-    state = open_clip.create_model(name, force_quick_gelu=True).to(dtype).state_dict()
+    state = open_clip.create_model(name, force_quick_gelu=True).state_dict()
     save_file(state, folder / "open_clip_model.safetensors")
     return folder
 
