@@ -35,6 +35,7 @@ COMMANDS = {
     "benchmark overhead": ("benchmarks.overhead", "FLOPs and time, against static guidance"),
     "benchmark pruning": ("benchmarks.pruning", "answers, FLOPs and time, against the whole model"),
     "benchmark judges": ("benchmarks.judges", "judges of pictures on the embedded world"),
+    "benchmark previews": ("benchmarks.previews", "FLOPs of previews and judges of pictures, at the real shapes"),
     "benchmark hosts": ("benchmarks.hosts", "which pipelines can be guided, each one run"),
     "benchmark plots": ("benchmarks.plots", "pictures of what the others wrote"),
 }

@@ -82,6 +82,11 @@ def test_the_tiny_decoder_is_chosen_by_family(tmp_path, monkeypatch):
         expected = ((tiny.eval().decode(latents).sample + 1) / 2).clamp(0, 1)
     for kind in ("tiny", "auto"):
         torch.testing.assert_close(make_preview(xl, kind)(latents), expected)
+    with torch.no_grad():
+        half = ((tiny.decode(latents.unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))).sample + 1) / 2).clamp(
+            0, 1
+        )
+    torch.testing.assert_close(make_preview(xl, "half")(latents), half)
     assert make_preview(xl, "linear")(latents).shape == (2, 3, 8, 8)
 
 
@@ -99,13 +104,15 @@ def test_the_families(numbers, family):
 
 
 def test_what_previews_refuse(autoencoder, monkeypatch):
-    with pytest.raises(ValueError, match="`preview` must be one of auto, tiny, linear, vae"):
+    with pytest.raises(ValueError, match="`preview` must be one of auto, tiny, half, linear, vae"):
         make_preview(autoencoder, "taesd")
     with pytest.raises(ValueError, match="`preview` needs a VAE"):
         make_preview(None, "auto")
     if family_of(autoencoder) not in TINY:
         with pytest.raises(ValueError, match="no tiny decoder for AutoencoderKL"):
             make_preview(autoencoder, "tiny")
+        with pytest.raises(ValueError, match="no tiny decoder for AutoencoderKL"):
+            make_preview(autoencoder, "half")
     missing = vae(scaling_factor=0.13025)
     monkeypatch.setitem(TINY, family_of(missing), "owner/absent")
     with pytest.raises(OSError):
