@@ -36,6 +36,7 @@ COMMANDS = {
     "benchmark pruning": ("benchmarks.pruning", "answers, FLOPs and time, against the whole model"),
     "benchmark judges": ("benchmarks.judges", "judges of pictures on the embedded world"),
     "benchmark previews": ("benchmarks.previews", "FLOPs of previews and judges of pictures, at the real shapes"),
+    "benchmark decodes": ("benchmarks.decodes", "three decoded candidates in the place of eight"),
     "benchmark hosts": ("benchmarks.hosts", "which pipelines can be guided, each one run"),
     "benchmark plots": ("benchmarks.plots", "pictures of what the others wrote"),
 }

@@ -1,4 +1,4 @@
-"""What judges of pictures cost: the arithmetic on numbers of our own, and at a real shape the numbers that docs state."""
+"""What judges of pictures cost: the arithmetic on numbers of our own, and at a real shape those that docs state."""
 
 import json
 from pathlib import Path
