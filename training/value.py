@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from commands.parser import Parser
 from evaluators import LatentValue
+from evaluators.base import Context, score
 
 from . import loop
 from .evaluators import frozen_clip, keep
@@ -66,6 +67,16 @@ def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[st
     return ranking + REGRESSION * regression, {"ranking_accuracy": float(right.float().mean()) if len(right) else 0.5}
 
 
+@torch.no_grad()
+def to_log_odds(value: LatentValue, data: Judged) -> None:
+    """Brings what it says to begin with to a spread of one within a prompt: a CLIP's own units are far too loud for log
+    odds, and the first steps would be spent, and its features spoilt, on that alone."""
+    items = data.train[:64]
+    latents, level, _, prompts = data.batch(items, [len(data.levels(item)) - 1 for item in items])
+    said = score(value, latents, Context(prompts, 0.0, float(level[0, 0])))
+    value.logit_scale -= said.std(1).mean().clamp_min(1e-3).log().to(value.device)
+
+
 def sample_until(task: Sampling, share: float) -> None:
     """Makes shards until `share` of all are there; each process makes its own."""
     state = loop.processes()
@@ -103,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"argument --prompts: {len(data.train) + len(data.test)} prompts are too few to train and test")
     torch.manual_seed(args.seed)
     value = LatentValue.from_clip(clip)
+    to_log_odds(value, data)
 
     def prepare(done: float) -> None:
         if task is not None and len(data.shards) < len(task):
