@@ -26,11 +26,12 @@ from evaluators.base import Context, score
 from . import loop
 from .evaluators import frozen_clip, keep
 from .judged import DECIDED, Judged, ranking_accuracy
-from .noise import LEVELS
+from .noise import LEVELS, add_noise
 from .shards import ShardFolder
 from .trajectories import Sampling, add_arguments, sampling
 
 FIRST, LAST = 0.2, 0.66  # share of the pictures before the training; of the training when all of them are there
+FRESH = 0.6  # share of the latents that are the finished ones with noise anew: else each draw is learned by heart
 REGRESSION = 0.2  # weight of the outcome itself beside the ranking, without which hard prompts drown it
 
 
@@ -89,7 +90,7 @@ def sample_until(task: Sampling, share: float) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("train value", __doc__)
-    loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=10)
+    loop.add_arguments(parser, batch_size=32, lr=3e-4, minutes=20)
     add_arguments(parser, images=8, required=False)
     parser.add_argument("--judge", metavar="NAME[=SOURCE]", help="a judge of pictures, see docs/judges.md")
     parser.add_argument("--trajectories", type=Path, help="folder of `train trajectories` with a judge, instead")
@@ -115,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     value = LatentValue.from_clip(clip)
     to_log_odds(value, data)
+    value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
 
     def prepare(done: float) -> None:
         if task is not None and len(data.shards) < len(task):
@@ -127,7 +129,11 @@ def main(argv: list[str] | None = None) -> None:
         kept = len(data.levels(items[0]))
         # Stratified: every batch has been at all noise levels.
         steps = ((rng.permutation(args.batch_size) + rng.random(args.batch_size)) * kept / args.batch_size).astype(int)
-        return data.batch(items, steps.tolist())
+        latents, level, scores, prompts = data.batch(items, steps.tolist())
+        finished = torch.stack([data.latents(item, kept - 1) for item in items])
+        noisy = add_noise(finished.flatten(0, 1), level.flatten(), rng).view_as(latents)
+        fresh = torch.from_numpy(rng.random(args.batch_size) < FRESH).view(-1, *[1] * (latents.ndim - 1))
+        return torch.where(fresh, noisy, latents), level, scores, prompts
 
     report = loop.fit(args, Values(value), batch_of, loss_of, prepare=prepare)
     (accuracy, pairs), (before, _) = (ranking_accuracy(one, data, data.test) for one in (value, clip))
