@@ -141,6 +141,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         library.utils.logging.disable_progress_bar()
     for library in (diffusers, transformers, huggingface_hub):  # what fails is said once, by us
         library.utils.logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger().addFilter(is_critical)  # where open_clip logs
     folder = args.model or tinyworld.WEIGHTS / "text_to_image"
     pipe = load_pipeline(folder, getattr(torch, args.dtype)).to(args.device)
     if args.guidance not in SEARCHES:
@@ -152,6 +153,10 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     scales = {"scales": args.scales} if args.scales else {}
     search = default_guidance(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
     return pipe, searching(args.guidance, search)
+
+
+def is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
 
 
 def load_pipeline(source: str | Path, dtype: Any) -> Any:
