@@ -196,7 +196,7 @@ def test_no_votes_yet(ram, capsys):
 
 def test_votes_become_a_reward_that_guides(ram, embedded, tmp_path):
     """What docs/run_a_study.md says of the reward, with no more arguments than there."""
-    judged = ["--clip", str(embedded / "clip"), "--vae", str(embedded / "text_to_image" / "vae")]
+    judged = ["--clip", str(embedded / "clip"), "--model", str(embedded / "text_to_image")]
     prompts = [Prompt(f"{count} red {shape}s", "count") for count in ("two", "three") for shape in ("star", "circle")]
     folder = make(ram / "study", prompts=prompts, side=64)
     store = VoteStore(folder, check_every=0)
