@@ -48,6 +48,11 @@ class Judged:
         if not self.spread > 0:
             raise ValueError("the judge says the same of all pictures of a prompt: there is nothing to learn from it")
 
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return next(iter(self.shards.values())).shape("latents")[2]
+
     def prompt(self, item: tuple[str, int]) -> str:
         return self.shards[item[0]].about["captions"][item[1] * self.images]
 

@@ -3,6 +3,8 @@ prompt. It needs no pictures, only prompts: it learns from what the model itself
 
     online-guidance train value --model MODEL --prompts prompts.txt --judge pickscore --clip runs/clip/clip \\
         --out runs/value
+    online-guidance train value --model MODEL --prompts prompts.txt --judge vqa=VLM --teacher ViT-B-32/openai \\
+        --out runs/value
     online-guidance train value --trajectories runs/trajectories --clip runs/clip/clip --out runs/value --minutes 30
 
 Pictures are sampled and judged as `training.trajectories` does, into the folder ``trajectories`` of ``--out``, while
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from commands.parser import Parser
-from evaluators import LatentValue
+from evaluators import LatentCLIP, LatentValue, OpenCLIPTower
 from evaluators.base import Context, score
 
 from . import loop
@@ -94,7 +96,11 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser, images=8, required=False)
     parser.add_argument("--judge", metavar="NAME[=SOURCE]", help="a judge of pictures, see docs/judges.md")
     parser.add_argument("--trajectories", type=Path, help="folder of `train trajectories` with a judge, instead")
-    parser.add_argument("--clip", type=Path, required=True, help="folder of the latent CLIP that it begins as")
+    begin = parser.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--clip", type=Path, help="folder of the latent CLIP that it begins as")
+    begin.add_argument(
+        "--teacher", help="or a CLIP whose text tower reads the prompts: MODEL/TAG of open_clip, or a folder"
+    )
     args = parser.parse_args(argv, argparse.Namespace(parser=parser))
     task = None
     if args.trajectories is None:
@@ -102,21 +108,29 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"argument --{missing[0]}: is needed, or --trajectories")
         if args.images < 2:
             parser.error(f"argument --images: must be at least 2, got {args.images}")
-    clip = frozen_clip(parser, args.clip)
     try:
+        clip = frozen_clip(parser, args.clip) if args.clip else None
+        tower = OpenCLIPTower.from_pretrained(args.teacher, "teacher") if args.teacher else None
         if args.trajectories is None:
             task = sampling(args, args.out / "trajectories")
             sample_until(task, FIRST)
         data = Judged(ShardFolder.open(args.trajectories) if task is None else task.folder)
         data.refresh()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     if not data.train or not data.test:
         parser.error(f"argument --prompts: {len(data.train) + len(data.test)} prompts are too few to train and test")
     torch.manual_seed(args.seed)
+    if clip is None:
+        assert tower is not None
+        clip = LatentCLIP(None, data.channels, dim=tower.width, teacher=args.teacher).eval()
+        clip.load_tower = lambda: tower
+        clip.tower.to(device := loop.processes().device)
+        clip.to(device)
     value = LatentValue.from_clip(clip)
+    if clip.config["teacher"] is None:
+        value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
     to_log_odds(value, data)
-    value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
 
     def prepare(done: float) -> None:
         if task is not None and len(data.shards) < len(task):

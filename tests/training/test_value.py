@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import small_judges
 import tiny
 import torch
 
@@ -177,6 +178,16 @@ def test_from_prompts_to_a_value(models, prompts, clip, tmp_path, monkeypatch):
     assert traces[-1].steps[0]["noise_scores"]["value"].shape == (1, 2)
 
 
+def test_from_nothing_but_prompts(models, prompts, tmp_path):
+    """Without a latent CLIP, a teacher's text tower reads the prompts."""
+    teacher = small_judges.save_open_clip(tmp_path / "teacher")
+    arguments = command(models, prompts, "--judge", "test_value:Redness", "--teacher", str(teacher), name="sd3")
+    value.main([*arguments, "--out", str(tmp_path / "out"), "--steps", "3", "--batch-size", "4"])
+    trained = load_evaluator("value", tmp_path / "out" / "value")
+    assert trained.in_channels == 16 and trained.config.teacher == str(teacher)
+    assert trained(torch.randn(1, 3, 16, 8, 8), Context(["a red cat"], 0.0, 0.5)).shape == (1, 3)
+
+
 def test_every_eighth_prompt_is_held_out():
     assert held_out(["a", "b", "c"], {"first": 6}) == [False, False, True]
 
@@ -192,6 +203,9 @@ def test_missing_arguments(clip, tmp_path, capsys):
         with pytest.raises(SystemExit):
             value.main([*given, "--clip", str(tmp_path / "clip"), "--out", str(tmp_path / "out")])
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        value.main(["--model", "m", "--out", str(tmp_path / "out")])
+    assert "one of the arguments --clip --teacher is required" in capsys.readouterr().err
 
 
 def test_evaluate_on_trajectories(models, prompts, clip, tmp_path, capsys):
