@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import tinyworld
 from commands.arguments import positive
@@ -84,7 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     for first in range(0, len(prompts), BATCH):
         search = GreedySearch(list(made.values()), SCALES, every=EVERY)
         texts = prompts[first : first + BATCH]
-        trace = pipe(texts, guidance=search, num_inference_steps=STEPS, output_type="latent").guidance_trace
+        seeded = [torch.Generator().manual_seed(first + i) for i in range(len(texts))]
+        call = {"num_inference_steps": STEPS, "output_type": "latent", "generator": seeded}
+        trace = pipe(texts, guidance=search, **call).guidance_trace
         for step in trace.steps:
             for name, scores in step.get("scores", {}).items():
                 seen[name].append(scores.cpu().numpy())
