@@ -169,7 +169,7 @@ def train(args: argparse.Namespace, clip: LatentCLIP, cache: Cache, test: Cache 
     if len(test_rows) > TESTED:
         test_rows = np.sort(np.random.default_rng(0).choice(test_rows, TESTED, replace=False))
     about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": cache.what["data"]}
-    keep(clip, args.out, ranking_accuracy(clip, test_cache, test_rows), report | about)
+    keep(clip, args, ranking_accuracy(clip, test_cache, test_rows), report | about)
 
 
 def build(cache: Cache, teacher: str, tower: OpenCLIPTower, trunk: str, patch: int | None) -> LatentCLIP:

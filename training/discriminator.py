@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             fake = torch.cat([logits(made([(*place, i)]), level) for place in fakes[True][:TESTED]])
             accuracy[level] = float((true[:, None] > fake).float().mean())
     reliability = np.interp(LEVELS, sorted(accuracy), [accuracy[k] for k in sorted(accuracy)]).round(4)
-    keep(model, args.out, reliability.tolist(), report)
+    keep(model, args, reliability.tolist(), report)
 
 
 if __name__ == "__main__":

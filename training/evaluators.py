@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from huggingface_hub import create_repo, upload_folder
 
 from evaluators import Calibration, LatentCLIP
 from evaluators.latent.base import LatentEvaluator
@@ -28,9 +29,11 @@ def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
     return clip.to(device)
 
 
-def keep(evaluator: LatentEvaluator, out: Path, reliability: list[float], report: dict) -> None:
-    """Saves a trained evaluator in the folder of its name, calibrated by its ranking accuracy at each of `LEVELS`, with
-    a model card, and the report of its training."""
+def keep(evaluator: LatentEvaluator, args: argparse.Namespace, reliability: list[float], report: dict) -> None:
+    """Saves a trained evaluator in the folder of its name in ``--out``, calibrated by its ranking accuracy at each of
+    `LEVELS`, with a model card, and the report of its training; and in a repository of the hub, if ``--push-to-hub``
+    names one."""
+    out = args.out
     evaluator.calibrate(Calibration(LEVELS, (1.0,) * len(LEVELS), tuple(reliability)))  # spread: `training.calibrate`
     evaluator.save_pretrained(out / evaluator.name)
     report = report | {"ranking_accuracy": dict(zip(map(str, LEVELS), reliability, strict=True))}
@@ -39,3 +42,11 @@ def keep(evaluator: LatentEvaluator, out: Path, reliability: list[float], report
     text = card(f"{evaluator.name}, an evaluator of latents", made, {"Training": report}, {"library_name": "diffusers"})
     (out / evaluator.name / "README.md").write_text(text)
     loop.write_report(out, report)
+    if args.push_to_hub:
+        try:
+            create_repo(args.push_to_hub, exist_ok=True)
+            upload_folder(repo_id=args.push_to_hub, folder_path=out / evaluator.name)
+        except (OSError, ValueError) as error:
+            said = str(error).splitlines()[0]
+            said = f"error: argument --push-to-hub: {said} (the weights are in {out / evaluator.name})"
+            raise SystemExit(said) from error

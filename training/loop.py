@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch_size: int, lr: float
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--compile", action="store_true", help="torch.compile, also of what samples")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="repository of the hub for the trained weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
 

@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
                 chosen, rejected = reward.logits(both, query).unbind(1)
                 right += int((chosen > rejected).sum())
             accuracy.append(round(right / len(test), 4))
-    keep(reward, args.out, accuracy, report | {"pairs": len(votes.prompts), "test_pairs": len(test)})
+    keep(reward, args, accuracy, report | {"pairs": len(votes.prompts), "test_pairs": len(test)})
 
 
 if __name__ == "__main__":

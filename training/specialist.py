@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
 
     report = loop.fit(args, Ranking(head), batch_of, loss_of)
     about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": cache.what["data"]}
-    keep(head, args.out, ranking_accuracy(head, test, test_rows, spoil), report | about)
+    keep(head, args, ranking_accuracy(head, test, test_rows, spoil), report | about)
 
 
 if __name__ == "__main__":

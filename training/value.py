@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     by_level = {f"{level:.3f}": [accuracy[level], before[level]] for level in reversed(levels)}
     report |= {"judge": data.folder.what["judge"], "pictures": data.images * len(data.train + data.test)}
     report |= {"held_out_pairs": pairs, "ranking_accuracy_of_value_and_clip": by_level}
-    keep(value, args.out, reliability, report)
+    keep(value, args, reliability, report)
 
 
 if __name__ == "__main__":

@@ -178,14 +178,28 @@ def test_from_prompts_to_a_value(models, prompts, clip, tmp_path, monkeypatch):
     assert traces[-1].steps[0]["noise_scores"]["value"].shape == (1, 2)
 
 
-def test_from_nothing_but_prompts(models, prompts, tmp_path):
+def test_from_nothing_but_prompts(models, prompts, tmp_path, monkeypatch):
     """Without a latent CLIP, a teacher's text tower reads the prompts."""
     teacher = small_judges.save_open_clip(tmp_path / "teacher")
     arguments = command(models, prompts, "--judge", "test_value:Redness", "--teacher", str(teacher), name="sd3")
-    value.main([*arguments, "--out", str(tmp_path / "out"), "--steps", "3", "--batch-size", "4"])
+    arguments += ["--out", str(tmp_path / "out"), "--steps", "3", "--batch-size", "4"]
+    pushed = []
+    monkeypatch.setattr("training.evaluators.create_repo", lambda name, exist_ok: pushed.append(name))
+    monkeypatch.setattr("training.evaluators.upload_folder", lambda **call: pushed.append(call["folder_path"]))
+    value.main([*arguments, "--push-to-hub", "me/value"])
+    assert pushed == ["me/value", tmp_path / "out" / "value"]
+    assert "command: `" in (tmp_path / "out" / "value" / "README.md").read_text()
     trained = load_evaluator("value", tmp_path / "out" / "value")
     assert trained.in_channels == 16 and trained.config.teacher == str(teacher)
     assert trained(torch.randn(1, 3, 16, 8, 8), Context(["a red cat"], 0.0, 0.5)).shape == (1, 3)
+
+
+def test_what_cannot_be_pushed_is_kept(models, prompts, clip, tmp_path):
+    arguments = command(models, prompts, "--judge", "test_value:Redness", "--clip", str(tmp_path / "clip"))
+    arguments += ["--out", str(tmp_path / "out"), "--steps", "1", "--push-to-hub", "me/value"]
+    with pytest.raises(SystemExit, match=r"--push-to-hub: .*the weights are in"):
+        value.main(arguments)  # the tests are never on line
+    assert load_evaluator("value", tmp_path / "out" / "value").name == "value"
 
 
 def test_every_eighth_prompt_is_held_out():
