@@ -38,6 +38,7 @@ COMMANDS = {
     "benchmark previews": ("benchmarks.previews", "FLOPs of previews and judges of pictures, at the real shapes"),
     "benchmark decodes": ("benchmarks.decodes", "three decoded candidates in the place of eight"),
     "benchmark hosts": ("benchmarks.hosts", "which pipelines can be guided, each one run"),
+    "benchmark vlm-hosts": ("benchmarks.vlm_hosts", "which vision-language models can be pruned, each one run"),
     "benchmark plots": ("benchmarks.plots", "pictures of what the others wrote"),
 }
 # Import names that other distributions of the package index have too: installed over ours, they take its place.

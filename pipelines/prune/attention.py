@@ -37,7 +37,7 @@ def attention_received(
     """Causal attention weights in a decoder layer, averaged over some queries.
 
     Args:
-        layer: a decoder layer of the Llama family (`decoder.DECODERS`).
+        layer: a decoder layer like Llama's, see `hosts.find_host`.
         states: its input, ``(batch, length, dim)``.
         position_embeddings: cosines and sines for these states, ``(batch or 1, length, head dim)``.
         queries: ``(batch, length)``, which states ask.
@@ -52,8 +52,10 @@ def attention_received(
     cos, sin = (part.expand(states.shape[0], -1, -1) for part in position_embeddings)
     normed = layer.input_layernorm(states)
     order, real = compact(queries)
-    q = attention.q_proj(take(normed, order)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    k = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    q = attention.q_proj(take(normed, order)).unflatten(-1, (-1, attention.head_dim))
+    k = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
+    q_norm, k_norm = (getattr(attention, name, None) or (lambda heads: heads) for name in ("q_norm", "k_norm"))
+    q, k = q_norm(q).transpose(1, 2), k_norm(k).transpose(1, 2)
     q = rotate(q, q, take(cos, order), take(sin, order))[0]
     k = rotate(k, k, cos, sin)[0]
     past = 0

@@ -6,6 +6,7 @@ mask and the rotary cosines by those of the tokens that are left. The layers' ca
 (`PrunedLayer`), which is all that decoding needs to build its masks. No modelling code is copied.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,19 +23,12 @@ from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
 from .context import token_context
 from .hooks import Hooks
+from .hosts import check_decoder
 from .images import VisualTokens
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
 from .reader import ClassTokenReader
 from .run import PruningTrace, Run, Stage, Traces
-
-DECODERS = (
-    "LlamaDecoderLayer",
-    "MistralDecoderLayer",
-    "Qwen2DecoderLayer",
-    "Qwen2VLDecoderLayer",
-    "Qwen2_5_VLDecoderLayer",
-)
 
 
 class Running(threading.local):
@@ -44,12 +38,23 @@ class Running(threading.local):
         self.run: Run | None = None
 
 
+def check_mask(run: Run, mask: Any) -> None:
+    """Raises ValueError where a layer's own `mask` is not that every token sees those before it."""
+    real, seen = run.real, run.seen
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 4 or mask.shape[-1] != real.shape[1]:
+        return  # none at all, or padding alone
+    allowed = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].to(real.device)
+    causal = torch.ones(allowed.shape[1:], dtype=torch.bool, device=real.device).tril(seen)
+    if ((allowed != (real[:, None] & causal)) & real[:, seen:, None]).any():
+        raise ValueError("`model` gives its decoder a mask that is not causal: what is left could not be masked alike.")
+
+
 class DecoderPruner:
     """The hooks on one language model.
 
     Args:
         host: the vision-language model without its head, whose config names the ids of visual tokens.
-        language_model: its decoder, with `layers` of one of `DECODERS` and `rotary_emb`.
+        language_model: its decoder, see `find_host`.
         prompts: tells where the prompt ends.
         pruning: what to drop.
         renumber: whether the tokens left are given contiguous positions, as TransPrune does; by default each keeps its
@@ -57,8 +62,7 @@ class DecoderPruner:
         reader: gives what the vision encoder knows, where an evaluator reads it.
 
     Raises:
-        ValueError: the decoder is of another kind, has sliding-window layers or fewer layers than `pruning` names, or
-            is spread over several devices.
+        ValueError: see `check_decoder`.
     """
 
     def __init__(
@@ -70,23 +74,7 @@ class DecoderPruner:
         renumber: bool = False,
         reader: ClassTokenReader | None = None,
     ) -> None:
-        config = language_model.config
-        kind = type(language_model.layers[0]).__name__
-        if kind not in DECODERS:
-            raise ValueError(f"`model` has decoder layers {kind}, supported are {', '.join(DECODERS)}.")
-        kinds = getattr(config, "layer_types", None) or ()
-        if "sliding_attention" in kinds or getattr(config, "sliding_window", None):
-            raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
-        depth = len(language_model.layers)
-        if (deepest := max(pruning.keep)) >= depth:
-            raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
-        for e in pruning.evaluators.values():
-            if observes(e) and e.layers[1] > depth:
-                raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
-        if len({p.device for layer in language_model.layers for p in layer.parameters()}) > 1:
-            raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
-        if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
-            raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")
+        check_decoder(language_model, pruning, renumber)
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
         self.host, self.prompts, self.reader = host, prompts, reader
         self.visual = VisualTokens(host)
@@ -113,9 +101,12 @@ class DecoderPruner:
                     hooks.after(block, self.after_block(watching))
         if self.reader is not None:
             self.reader.attach(hooks)
+        if stock := getattr(self.model, "_deepstack_process", None):
+            self.model.__dict__["_deepstack_process"] = functools.partial(self.add_deepstack, stock)
 
     def detach(self) -> None:
         self.hooks.remove()
+        self.model.__dict__.pop("_deepstack_process", None)
         self.prompts.detach()
         self.visual.detach()
         if self.reader is not None:
@@ -137,7 +128,9 @@ class DecoderPruner:
             mask = torch.ones(batch, seen + length, device=embeds.device)
         if not isinstance(mask, torch.Tensor) or mask.shape != (batch, seen + length):
             got = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"`attention_mask` must be (batch, all tokens) = {(batch, seen + length)}, got {got}.")
+            raise ValueError(
+                f"`attention_mask` of the decoder must be (batch, all tokens) = {(batch, seen + length)}, got {got}."
+            )
         real = mask.to(embeds.device).bool()
         prompt = None
         image, images = None, 1
@@ -214,6 +207,15 @@ class DecoderPruner:
 
         return hook
 
+    def add_deepstack(self, stock: Callable, states: torch.Tensor, visual: torch.Tensor, added: torch.Tensor) -> Any:
+        """Qwen3-VL adds rows to its visual tokens between layers: `added` ``(visual tokens, dim)`` to those left."""
+        run = self.running.run
+        if run is None or run.slots is None:
+            return stock(states, visual, added)
+        everywhere = added.new_zeros(*visual.shape, added.shape[-1]).masked_scatter(visual[..., None], added)
+        left = run.at_slots(visual)
+        return stock(states, left, take(everywhere, run.slots.clamp(min=0))[left])
+
     # ------------------------------------------------------------------------------------- what the hooks need
 
     def stage(self, run: Run, past: torch.Tensor | None, states: torch.Tensor, kwargs: dict[str, Any]) -> Stage:
@@ -281,6 +283,8 @@ class DecoderPruner:
         keep = keep_count(self.pruning.keep[index], total, present)
         if bool((keep == present).all()):
             return states
+        if run.slots is None:
+            check_mask(run, kwargs.get("attention_mask"))
         tokens = take(states, place)
 
         def stage_of(past: torch.Tensor | None) -> Stage:

@@ -14,6 +14,12 @@ BY_ROW = ("idefics2", "idefics3", "smolvlm")  # whose encoders return the images
 KINDS = (("image_token_id", "get_image_features", "image"), ("video_token_id", "get_video_features", "video"))
 
 
+def token_id(config: Any, kind: int) -> int | None:
+    """The id of visual tokens of a `KINDS` from 1, `None` where a config names none; some call it an index."""
+    name = KINDS[kind - 1][0]
+    return getattr(config, name, getattr(config, name.replace("_id", "_index"), None))
+
+
 class Seen(threading.local):
     """Of the call that this thread is in.
 
@@ -48,7 +54,7 @@ class VisualTokens:
     def __init__(self, host: VisionLanguageModel) -> None:
         self.host = host
         self.signature = inspect.signature(host.forward)
-        self.ids = {kind: getattr(host.config, name, None) for kind, (name, *_) in enumerate(KINDS, 1)}
+        self.ids = {kind: token_id(host.config, kind) for kind in range(1, len(KINDS) + 1)}
         self.seen = Seen()
 
     def attach(self) -> None:

@@ -14,7 +14,7 @@ class SelfAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Of the Llama family (`decoder.DECODERS`)."""
+    """Like Llama's, see `hosts.find_host`."""
 
     input_layernorm: nn.Module
     self_attn: SelfAttention

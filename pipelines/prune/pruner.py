@@ -1,7 +1,7 @@
 """Visual-token pruning for stock transformers vision-language models."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
 from torch import nn
@@ -11,20 +11,11 @@ from guidance.tokens.pruning import TokenPruning, check_keep
 
 from .decoder import DecoderPruner
 from .encoder import ENCODERS, EncoderPruner
-from .modules import LanguageModel, VisionLanguageModel
+from .hosts import find_host
 from .prompt import PromptReader
 from .reader import ClassTokenReader
 from .run import PruningTrace
 
-# model_type -> the attribute that holds the language model
-HOSTS = {
-    "llava": "language_model",
-    "llava_next": "language_model",
-    "qwen2_vl": "language_model",
-    "qwen2_5_vl": "language_model",
-    "idefics3": "text_model",
-    "smolvlm": "text_model",
-}
 ENCODER_KINDS = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "vit")
 POSITIONS = ("original", "renumbered")
 _PRUNED: WeakSet[nn.Module] = WeakSet()
@@ -59,8 +50,9 @@ def prune(
     Threads may share a pruned model.
 
     Args:
-        model: LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3 or SmolVLM, with its head or without; or CLIP, SigLIP
-            or ViT, see `EncoderPruner`.
+        model: a vision-language model whose decoder is like Llama's and has the images in its sequence (LLaVA, Qwen-VL,
+            InternVL, Idefics3, …), with its head or without, see `find_host`; or CLIP, SigLIP or ViT, see
+            `EncoderPruner`.
         method: a name in `TOKEN_PRESETS` or a `TokenPruning`.
         keep: replaces the method's schedule: layers run to share or count, see `TokenPruning`; or one share or count
             for its last stage, where earlier stages keep no smaller share.
@@ -74,25 +66,20 @@ def prune(
         ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
             have; a share outside (0, 1]; a layer outside the model; on entering, `model` is already pruned; from the
             model's forward or `generate`, a cache or mask of another kind, a prompt in chunks.
-        TypeError: `method` is neither a name nor a `TokenPruning`.
+        TypeError: `model` is no module; `method` is neither a name nor a `TokenPruning`.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if positions not in POSITIONS:
         raise ValueError(f"`positions` must be one of {POSITIONS}, got {positions!r}.")
-    if kind not in HOSTS and isinstance(model, nn.Module):
-        encoder: Any = next((m for m in model.modules() if type(m).__name__ in ENCODERS), None)
-        if encoder is not None and kind in ENCODER_KINDS:
-            if positions != "original":
-                raise ValueError("`positions` must be 'original' for a vision encoder.")
-            depth = encoder.config.num_hidden_layers
-            return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
-    if kind not in HOSTS:
-        if not any(hasattr(getattr(model, "config", None), f"image_token_{n}") for n in ("id", "index")):
-            raise ValueError(f"`model` {kind} has no visual tokens to prune: it is not a vision-language model.")
-        raise ValueError(f"`model` {kind} is not supported, supported are {', '.join((*HOSTS, *ENCODER_KINDS))}.")
-    # Also inside a wrapper.
-    host = cast(VisionLanguageModel, next(m for m in model.modules() if HOSTS[kind] in m._modules))
-    language_model: LanguageModel = getattr(host, HOSTS[kind])
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch module, got {type(model).__name__}.")
+    encoder: Any = next((m for m in model.modules() if type(m).__name__ in ENCODERS), None)
+    if encoder is not None and kind in ENCODER_KINDS:
+        if positions != "original":
+            raise ValueError("`positions` must be 'original' for a vision encoder.")
+        depth = encoder.config.num_hidden_layers
+        return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
+    host, language_model = find_host(model, kind)
     pruning = _method(method, keep, len(language_model.layers))
     readers = [e for e in pruning.evaluators.values() if getattr(e, "reads_encoder", False)]
     reader = ClassTokenReader(host) if readers else None

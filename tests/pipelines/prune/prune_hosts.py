@@ -200,11 +200,16 @@ def masked_logits(model: Any, batch: dict[str, Any], gone: dict[int, torch.Tenso
 
 
 def masked(
-    model: Any, batch: dict[str, Any], gone: dict[int, torch.Tensor], renumber: bool = False, **kwargs: Any
+    model: Any,
+    batch: dict[str, Any],
+    gone: dict[int, torch.Tensor],
+    renumber: bool = False,
+    decoder: Any = None,
+    **kwargs: Any,
 ) -> Any:
     """What pruning must give at the tokens that stay, by another road: every token stays in the sequence, and from
     layer n on nobody attends to those in ``gone[n]`` ``(batch, length)``."""
-    decoder = language_model(model)
+    decoder = decoder or language_model(model)
     real = batch["attention_mask"].bool()
     length = real.shape[1]
     hooks = []

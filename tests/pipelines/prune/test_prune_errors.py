@@ -57,7 +57,7 @@ def test_a_model_without_visual_tokens():
 def test_an_unsupported_architecture():
     other = type("Other", (torch.nn.Module,), {})()
     other.config = type("C", (), {"model_type": "paligemma", "image_token_id": 3})()
-    with pytest.raises(ValueError, match="`model` paligemma is not supported"):
+    with pytest.raises(ValueError, match="`model` paligemma has no `get_image_features`"):
         prune(other)
 
 
@@ -119,7 +119,7 @@ def test_other_caches_and_masks():
     with torch.no_grad(), prune(model, "random"):
         with pytest.raises(ValueError, match="`cache` must be a DynamicCache"):
             model(**batch, **{CACHE: StaticCache(model.config, max_cache_len=64)})
-        with pytest.raises(ValueError, match="`attention_mask` must be"):
+        with pytest.raises(ValueError, match="`attention_mask` of the decoder must be"):
             model(**batch | {"attention_mask": batch["attention_mask"][:, :-1]})
 
 

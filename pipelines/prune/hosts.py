@@ -1,0 +1,97 @@
+"""Which models can be pruned: told by what they are made of, and what is missing is said."""
+
+import inspect
+import sys
+from typing import Any, cast
+
+from torch import nn
+
+from evaluators.token.base import observes
+from guidance.tokens.pruning import TokenPruning
+
+from .images import KINDS, token_id
+from .modules import LanguageModel, VisionLanguageModel
+
+ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
+
+
+def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, LanguageModel]:
+    """The module of `model` that puts images among the tokens, and its decoder.
+
+    A host encodes images by `get_image_features`, scatters them to the places of one id, and has a decoder of layers
+    like Llama's: ``input_layernorm``, ``self_attn`` with its projections and rotary embeddings, ``mlp``.
+
+    Args:
+        kind: what messages call the model.
+
+    Raises:
+        ValueError: what `model` lacks.
+    """
+    config = getattr(model, "config", None)
+    encodes = [m for m in model.modules() if hasattr(type(m), "get_image_features")]
+    decoders = [m for m in (encodes or [model])[-1].modules() if hasattr(m, "layers") and hasattr(m, "embed_tokens")]
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"`model` {kind} is an encoder with a decoder: pruning is for images in a decoder's sequence.")
+    parts = (decoders or [model])[-1].named_modules()
+    if any(part in name for name, _ in parts for part in ("cross_attn", "crossattention")):
+        raise ValueError(f"`model` {kind} reads images by cross-attention: its sequence has no visual tokens.")
+    if not encodes and not any(hasattr(config, name) for name in ("vision_config", "image_token_id")):
+        raise ValueError(f"`model` {kind} has no visual tokens to prune: it is not a vision-language model.")
+    if not encodes:
+        raise ValueError(
+            f"`model` {kind} has no `get_image_features`, by which images are encoded: it is not supported."
+        )
+    if not decoders:
+        raise ValueError(f"`model` {kind} has no decoder with `layers` and `embed_tokens`: it is not supported.")
+    host, decoder = cast(VisionLanguageModel, encodes[-1]), cast(LanguageModel, decoders[-1])
+    if all(token_id(host.config, number) is None for number in range(1, len(KINDS) + 1)):
+        raise ValueError(f"`model` {kind} names no `image_token_id` in its config: its visual tokens cannot be told.")
+    if "token_type_ids" in inspect.signature(host.forward).parameters:
+        raise ValueError(
+            f"`model` {kind} reads an image in both directions: its decoder's mask is its own, and not causal."
+        )
+    if missing := lacks(decoder):
+        name = type(decoder.layers[0]).__name__
+        raise ValueError(f"`model` {kind} has decoder layers {name} without {', '.join(missing)}: it is not supported.")
+    return host, decoder
+
+
+def lacks(decoder: LanguageModel) -> list[str]:
+    """What its layers lack to be like Llama's."""
+    missing = [] if hasattr(decoder, "rotary_emb") else ["rotary_emb"]
+    for layer in decoder.layers:
+        parts = [name for name in ("input_layernorm", "self_attn", "mlp") if not hasattr(layer, name)]
+        if "position_embeddings" not in inspect.signature(layer.forward).parameters:
+            parts.append("position_embeddings")
+        if attention := getattr(layer, "self_attn", None):
+            parts += [name for name in ATTENTION if not hasattr(attention, name)]
+            if not hasattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb"):
+                parts.append("apply_rotary_pos_emb")
+            norms = [norm for name in ("q_norm", "k_norm") if (norm := getattr(attention, name, None)) is not None]
+            if any(norm.weight.shape != (attention.head_dim,) for norm in norms):
+                parts.append("norms of each head")
+            others = {name for name, _ in attention.named_children() if "norm" in name} - {"q_norm", "k_norm"}
+            parts += ["q_norm and k_norm in the place of " + " and ".join(sorted(others))] if others else []
+        missing += [name for name in parts if name not in missing]
+    return [f"`{name}`" for name in missing]
+
+
+def check_decoder(decoder: LanguageModel, pruning: TokenPruning, renumber: bool) -> None:
+    """Raises ValueError where `pruning` does not fit `decoder`."""
+    config: Any = decoder.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    windows = not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None)
+    if "sliding_attention" in kinds or windows:
+        raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
+    if kinds:
+        raise ValueError(f"`model` has layers of {', '.join(sorted(kinds))}: only full attention can be pruned.")
+    depth = len(decoder.layers)
+    if (deepest := max(pruning.keep)) >= depth:
+        raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")
+    for e in pruning.evaluators.values():
+        if observes(e) and e.layers[1] > depth:
+            raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
+    if len({p.device for layer in decoder.layers for p in layer.parameters()}) > 1:
+        raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
+    if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
+        raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")

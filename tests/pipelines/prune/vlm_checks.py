@@ -1,0 +1,125 @@
+"""What a vision-language class must pass to be called supported. Each check raises where it fails."""
+
+from typing import Any
+
+import prune_hosts
+import pytest
+import torch
+import vlm_hosts as hosts
+from prune_runs import CACHE
+from transformers import StaticCache
+
+from evaluators.token.attention import InstructionAttention, LastTokenAttention
+from guidance.tokens.pruning import TokenPruning
+from pipelines.prune.hosts import find_host
+from pipelines.prune.pruner import prune
+
+ROWS = [hosts.row(1, 0), hosts.row(2, 1), hosts.row(1, 3)]
+METHODS = ("transprune", "fastv", "divprune")
+KEEP = {"transprune": {2: 0.75, 4: 0.25}, "fastv": {2: 0.5}, "divprune": {0: 0.5, 3: 0.25}}
+NEW = 4
+
+
+def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def generate(model: Any, rows: list[dict[str, Any]], **kwargs: Any) -> Any:
+    given = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    return model.generate(**hosts.collate(model, rows), **given | kwargs)
+
+
+def keeping_all_is_the_plain_model(model: Any) -> None:
+    plain, written = model(**hosts.collate(model, ROWS)).logits, generate(model, ROWS).sequences
+    with prune(model, "transprune", keep={2: 1.0, 4: 1.0}):
+        assert torch.equal(model(**hosts.collate(model, ROWS)).logits, plain)
+        assert torch.equal(generate(model, ROWS).sequences, written)
+    with prune(model, "fastv"):
+        assert not torch.equal(model(**hosts.collate(model, ROWS)).logits, plain)
+    assert torch.equal(model(**hosts.collate(model, ROWS)).logits, plain)
+
+
+def attention_is_that_of_the_model(model: Any) -> None:
+    """What evaluators are told of attention, against the weights of the eager model."""
+    panel = [LastTokenAttention(previous=False), InstructionAttention()]
+    with prune(model, TokenPruning(panel, {2: 0.5})) as pruner:
+        model(**hosts.collate(model, ROWS))
+    model.set_attn_implementation("eager")
+    weights = model(**hosts.collate(model, ROWS), output_attentions=True).attentions[2].mean(1)
+    model.set_attn_implementation("sdpa")
+    for i, visual in enumerate(pruner.last.visual):
+        places = visual.nonzero().flatten()
+        text = weights[i, int(places[-1]) + 1 :, places]
+        scores = pruner.last.decisions[2].scores
+        close(scores["last_token"][i, : len(places)], text[-1])
+        close(scores["instruction"][i, : len(places)], text.mean(0))
+
+
+def pruning_is_masking(model: Any, method: str) -> None:
+    """The dropped tokens might as well be there and attended to by nobody."""
+    decoder = find_host(model, "")[1]
+    with prune(model, method, keep=KEEP[method]) as pruner:
+        out = generate(model, ROWS)
+    batch = hosts.collate(model, ROWS)
+    kept = list(pruner.last.kept.values())[-1].sum(1).tolist()
+    assert kept == [n * hosts.TOKENS // (2 if method == "fastv" else 4) for n in (1, 2, 1)]
+    whole = prune_hosts.extend({k: batch[k] for k in ("input_ids", "attention_mask")}, out.sequences)
+    whole |= {"mm_encoder_outputs": batch["mm_encoder_outputs"]}
+    gone = prune_hosts.gone(pruner.last, out.sequences.shape[1])
+    prompt = batch["input_ids"].shape[1]
+    close(
+        torch.stack(out.logits, 1), prune_hosts.masked(model, whole, gone, decoder=decoder).logits[:, prompt - 1 : -1]
+    )
+
+
+def a_batch_is_its_samples(model: Any, method: str) -> None:
+    with prune(model, method, keep=KEEP[method]):
+        together = generate(model, ROWS)
+        for i, alone in enumerate(ROWS):
+            single = generate(model, [alone])
+            close(torch.stack(together.logits, 1)[i], torch.stack(single.logits, 1)[0])
+
+
+def every_way_to_write(model: Any) -> None:
+    """With cache and without, beams, sampling, drafts; and static caches are refused."""
+
+    def beams() -> list[torch.Tensor]:
+        more: dict[str, Any] = {"num_beams": 2, "output_logits": False}
+        return [generate(model, ROWS[:2], **more, use_cache=cache).sequences for cache in (True, False)]
+
+    alike = torch.equal(*beams())  # GLM-4V's own beams need its cache
+    with prune(model, "transprune", keep=KEEP["transprune"]):
+        cached, uncached = generate(model, ROWS), generate(model, ROWS, use_cache=False)
+        close(torch.stack(cached.logits), torch.stack(uncached.logits))
+        assert torch.equal(*beams()) or not alike
+        draws = []
+        for cache in (True, False):
+            torch.manual_seed(0)
+            draws.append(generate(model, ROWS, do_sample=True, use_cache=cache, num_return_sequences=2).sequences)
+        assert torch.equal(*draws)
+        greedy = generate(model, ROWS[:1], max_new_tokens=8).sequences
+        drafted = generate(model, ROWS[:1], max_new_tokens=8, prompt_lookup_num_tokens=3).sequences
+        assert torch.equal(drafted, greedy)
+        static = StaticCache(model.config.get_text_config(), max_cache_len=64)
+        with pytest.raises(ValueError, match="must be a DynamicCache"):
+            model(**hosts.collate(model, ROWS), **{CACHE: static})
+
+
+def is_supported(name: str) -> None:
+    """Every check of a host."""
+    model = hosts.build(name)
+    with torch.inference_mode():
+        keeping_all_is_the_plain_model(model)
+        attention_is_that_of_the_model(model)
+        for method in METHODS:
+            pruning_is_masking(model, method)
+        for method in METHODS[:2]:
+            a_batch_is_its_samples(model, method)
+        every_way_to_write(model)
+
+
+def is_refused(name: str) -> str:
+    """The message of a host that cannot be pruned."""
+    with pytest.raises(ValueError, match=hosts.HOSTS[name].refused) as error:
+        prune(hosts.build(name), "fastv")
+    return str(error.value)

@@ -1,0 +1,167 @@
+"""Vision-language classes of transformers, tiny and with random numbers, and inputs with images already encoded."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from prune_hosts import DEPTH, EOS, IMAGE, PAD, VIDEO
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+# What any configuration is made of is set to these, wherever it has something of the name.
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "embed_dim", "out_hidden_size", "projection_dim", "aligner_projection_size"), 32),
+    **dict.fromkeys(("mm_hidden_size", "d_model", "output_dim", "encoder_ffn_dim"), 32),
+    **dict.fromkeys(("num_attention_heads", "num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("moe_num_experts",), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_hidden_layers", "depth", "num_heads", "num_experts_per_tok"), 2),
+    **dict.fromkeys(("moe_num_shared_experts", "n_shared_experts", "first_k_dense_replace", "encoder_layers"), 1),
+    **{"encoder_attention_heads": 2, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 8},
+    **{"vocab_size": 64, "max_position_embeddings": 512, "image_size": 16, "patch_size": 4, "initializer_range": 0.2},
+    **{"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS, "audio_token_id": 58, "audio_token_index": 58},
+    **{"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": VIDEO, "video_token_index": VIDEO},
+}
+TOKENS = 12  # of an image
+
+
+@dataclass(frozen=True)
+class Host:
+    """A class of transformers.
+
+    Attributes:
+        name: of the class.
+        changes: to its configuration, by dotted names.
+        stacked: whether its encoder gives one tensor, not a list of images.
+        refused: a part of the message where it cannot be pruned.
+    """
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    stacked: bool = False
+    refused: str = ""
+
+
+SQUARE = {"vision_config.image_size": [16, 16], "vision_config.patch_size": [4, 4]}
+ANY_LENGTH = {"text_config.sliding_window": None}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
+HALF_MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
+OMNI = MROPE | {"vision_start_token_id": 57, "vision_end_token_id": 56}
+HOSTS = {
+    host.name.removesuffix("ForConditionalGeneration"): host
+    for host in (
+        Host("LlavaForConditionalGeneration"),
+        Host("LlavaNextForConditionalGeneration"),
+        Host("LlavaNextVideoForConditionalGeneration"),
+        Host("LlavaOnevisionForConditionalGeneration"),
+        Host("VipLlavaForConditionalGeneration", stacked=True),
+        Host("VideoLlavaForConditionalGeneration", stacked=True),
+        Host("InternVLForConditionalGeneration", SQUARE, stacked=True),
+        Host("Mistral3ForConditionalGeneration"),
+        Host("Idefics2ForConditionalGeneration", ANY_LENGTH),
+        Host("Idefics3ForConditionalGeneration"),
+        Host("SmolVLMForConditionalGeneration"),
+        Host("Ovis2ForConditionalGeneration", stacked=True),
+        Host("DeepseekVLForConditionalGeneration", stacked=True),
+        Host("Qwen2VLForConditionalGeneration", MROPE),
+        Host("Qwen2_5_VLForConditionalGeneration", MROPE),
+        Host("Qwen2_5OmniThinkerForConditionalGeneration", OMNI),
+        Host("Qwen3VLForConditionalGeneration"),
+        Host("Qwen3VLMoeForConditionalGeneration"),
+        Host("Glm4vForConditionalGeneration", MROPE),
+        Host("Glm4vMoeForConditionalGeneration", HALF_MROPE),
+        Host("Glm46VForConditionalGeneration", MROPE),
+        Host("GlmOcrForConditionalGeneration", MROPE),
+        Host("LightOnOcrForConditionalGeneration"),
+        Host("AriaForConditionalGeneration", stacked=True),
+        Host("VideoLlama3ForConditionalGeneration"),
+        Host("PaddleOCRVLForConditionalGeneration", MROPE),
+        Host("FastVlmForConditionalGeneration", stacked=True),
+        Host("GotOcr2ForConditionalGeneration", stacked=True),
+        Host("QianfanOCRForConditionalGeneration", SQUARE, stacked=True),
+        Host("DeepseekVLHybridForConditionalGeneration", stacked=True),
+        Host("HyperCLOVAXVisionV2ForConditionalGeneration"),
+        Host("JanusForConditionalGeneration", stacked=True),
+        Host("Qwen3OmniMoeThinkerForConditionalGeneration", OMNI),
+        Host("Cosmos3OmniForConditionalGeneration"),
+        Host("Blip2ForConditionalGeneration", refused="it is not supported"),
+        Host("InstructBlipForConditionalGeneration", refused="it is not supported"),
+        Host("Gemma3ForConditionalGeneration", refused="reads an image in both directions"),
+        Host("PaliGemmaForConditionalGeneration", refused="reads an image in both directions"),
+        Host("Llama4ForConditionalGeneration", refused="without `mlp`"),
+        Host("AyaVisionForConditionalGeneration", refused="sliding-window attention"),
+        Host("Cohere2VisionForConditionalGeneration", refused="sliding-window attention"),
+        Host("Qwen3_5ForConditionalGeneration", refused="without `self_attn`"),
+        Host("Kimi_K25ForConditionalGeneration", refused="without `k_proj`"),
+        Host("Lfm2VlForConditionalGeneration", refused="without `input_layernorm`"),
+        Host("IdeficsForVisionText2Text", refused="reads images by cross-attention"),
+        Host("T5Gemma2ForConditionalGeneration", refused="is an encoder with a decoder"),
+        Host("Mistral4ForCausalLM", refused="it is not a vision-language model"),
+        Host("HunYuanVLForConditionalGeneration", refused="q_norm and k_norm in the place of"),
+        Host("Exaone4_5_ForConditionalGeneration", refused="without `input_layernorm`"),
+        Host("MllamaForConditionalGeneration", refused="reads images by cross-attention"),
+    )
+}
+
+
+def shrink(config: Any, text: bool = False) -> Any:
+    """`config` with everything in it small."""
+    for name, value in SMALL.items():
+        if hasattr(config, name) and not isinstance(getattr(config, name), (dict, list)):
+            setattr(config, name, value)
+    if text:
+        config.num_hidden_layers = DEPTH
+    for name in ("layer_types", "mlp_layer_types"):
+        if kinds := getattr(config, name, None):
+            setattr(config, name, (list(kinds) * DEPTH)[: config.num_hidden_layers])
+    rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict) and "mrope_section" in rope:
+        rope["mrope_section"] = [2, 1, 1]
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            shrink(part, name == "text_config")
+    return config
+
+
+@functools.cache
+def build(name: str) -> Any:
+    """The model of a host in eval mode with weights from a fixed seed."""
+    host = HOSTS[name]
+    model_class = getattr(transformers, host.name)
+    config = shrink(model_class.config_class())
+    for path, value in host.changes.items():
+        *parts, last = path.split(".")
+        setattr(functools.reduce(getattr, parts, config), last, value)
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    model.generation_config.suppress_tokens = [IMAGE, VIDEO, EOS, 58]
+    return model
+
+
+def stacked(model: Any) -> bool:
+    """`Host.stacked` of a model."""
+    return any(host.stacked for host in HOSTS.values() if host.name == type(model).__name__)
+
+
+def row(images: int, seed: int) -> dict[str, Any]:
+    """Ids of a row with text of a length of its own, and the features of its images."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = [1]
+    for _ in range(images):
+        ids += torch.randint(2, 50, (2,), generator=generator).tolist() + [IMAGE] * TOKENS
+    ids += torch.randint(2, 50, (4 + seed % 5,), generator=generator).tolist()
+    return {"ids": ids, "features": [torch.randn(4, TOKENS, 32, generator=generator) for _ in range(images)]}
+
+
+def collate(model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of rows, padded on the left. `generate` changes the features, so each call wants its own batch."""
+    length = max(len(r["ids"]) for r in rows)
+    ids = torch.tensor([[PAD] * (length - len(r["ids"])) + r["ids"] for r in rows])
+    mask = torch.tensor([[0] * (length - len(r["ids"])) + [1] * len(r["ids"]) for r in rows])
+    features = [f for r in rows for f in r["features"]]
+    given = [f[0].clone() for f in features]
+    image = BaseModelOutputWithPooling(pooler_output=torch.stack(given) if stacked(model) else given)
+    image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
+    image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
+    return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {"image": image}}
