@@ -63,7 +63,7 @@ def sparsevlm(depth: int) -> TokenPruning:
 def visionzip(depth: int) -> TokenPruning:
     """54 of 576 tokens by the class token's attention and 10 that take up the others, before the first layer.
 
-    VisionZip, arXiv 2412.04467; merged here by the mean, after the projector. For encoders with a class token.
+    VisionZip, arXiv 2412.04467; the class token itself is not kept. For encoders with a class token.
     """
     return TokenPruning([ClassTokenAttention()], {0: 64 / 576}, contextual=10 / 64)
 

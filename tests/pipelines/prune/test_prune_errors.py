@@ -68,6 +68,28 @@ def test_sliding_windows_are_refused():
         prune(config)
 
 
+def test_a_mask_that_is_not_causal_is_refused():
+    """As where an image is read in both directions: this model is asked to, behind its back."""
+    model, batch = hosts.build("llava"), hosts.inputs("llava", (1,))
+    length = batch["input_ids"].shape[1]
+
+    def both_directions(layer, args, kwargs):
+        return args, kwargs | {"attention_mask": torch.zeros(1, 1, length, length)}
+
+    for layer in model.model.language_model.layers:
+        layer.register_forward_pre_hook(both_directions, with_kwargs=True)
+    with torch.no_grad(), prune(model, "random", keep={2: 0.5}), pytest.raises(ValueError, match="not causal"):
+        model(**batch)
+
+
+def test_cross_attention_is_named():
+    other = type("Other", (torch.nn.Module,), {})()
+    other.cross_attn = torch.nn.Linear(1, 1)
+    other.config = type("C", (), {"model_type": "mine", "vision_config": None})()
+    with pytest.raises(ValueError, match="`model` mine reads images by cross-attention"):
+        prune(other)
+
+
 def test_several_devices_are_refused():
     model = hosts.build("llava")
     model.model.language_model.layers[2].to("meta")
