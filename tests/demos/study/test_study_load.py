@@ -1,4 +1,4 @@
-"""Fifty raters at once over HTTP, in the protocol that the page speaks: no vote is lost, doubled or mixed up."""
+"""A hundred raters at once over HTTP, in the protocol that the page speaks: no vote is lost, doubled or mixed up."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from study_folder import make
 
 from demos.study.votes import CHOICES, VOTES
 
-RATERS, VOTES_EACH = 50, 20
+RATERS, VOTES_EACH = 100, 20
 pytestmark = pytest.mark.slow
 
 
@@ -74,7 +74,7 @@ async def everybody(address: str) -> list[dict[str, str]]:
         return await asyncio.gather(*(rate(client, config, number) for number in range(RATERS)))
 
 
-def test_fifty_raters_at_once(folder, address):
+def test_a_hundred_raters_at_once(folder, address):
     given = asyncio.run(everybody(address))
     assert [len(votes) for votes in given] == [VOTES_EACH] * RATERS
     expected = {shown: choice for votes in given for shown, choice in votes.items()}
