@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 
 from commands.arguments import positive
 from commands.parser import Parser
@@ -149,7 +150,7 @@ def train(args: argparse.Namespace, clip: LatentCLIP, cache: Cache, test: Cache 
         ValueError: there are too few pictures.
     """
     rows, tested = split(cache, test)
-    texts = Texts(clip, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    texts = Texts(clip, PartialState().device)
     draw = Draws(cache, rows, args.batch_size)
     teacher = clip.config["teacher"] is not None
 

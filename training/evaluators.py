@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
+from accelerate import PartialState
 from huggingface_hub import create_repo, upload_folder
 
 from evaluators import Calibration, LatentCLIP
@@ -15,9 +15,9 @@ from .noise import LEVELS
 
 
 def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
-    """The latent CLIP of ``--clip``, on the GPU where there is one, its teacher as well; exits by `parser` unless it
-    reads noisy latents."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """The latent CLIP of ``--clip``, on the GPU of this process where there is one, its teacher as well; exits by
+    `parser` unless it reads noisy latents."""
+    device = PartialState().device
     try:
         clip = LatentCLIP.from_pretrained(folder).eval().requires_grad_(False)
         if clip.config["teacher"] is not None:

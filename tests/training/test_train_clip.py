@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from small_judges import CLIP, SIGLIP, save_open_clip
 
-from evaluators import Context, LatentCLIP, OpenCLIPTower, load_evaluator, load_evaluators
+from evaluators import Context, LatentCLIP, LatentReward, LatentValue, OpenCLIPTower, load_evaluator, load_evaluators
 from evaluators.latent.vit import LatentViT, shape_of
 from tinyworld.recipes.clip import build
 from tinyworld.recipes.data import captions_of
@@ -126,6 +126,25 @@ def test_a_clip_learns_from_its_teacher_and_loads(trunk, cache, teacher, tmp_pat
     assert scores.shape == (2, 3) and torch.isfinite(scores).all()
     assert clip.tower is panel[1].tower, "one tower for both"
     torch.testing.assert_close(clip.encode_text(["a red circle"]), text)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vit", [None, {"patch": 2, "width": 32, "layers": 3, "heads": 2, "grid": 4, "mlp": 32}])
+def test_heads_begin_as_a_clip_with_a_teacher(vit, teacher, tmp_path):
+    """A reward and a value say what the CLIP says, and are loaded in a panel that has one teacher."""
+    torch.manual_seed(0)
+    clip = LatentCLIP(None, 4, (8, 16), dim=24, teacher=str(teacher), vit=vit).eval()
+    clip.trunk.head[-1].bias.normal_()
+    reward = LatentReward(clip.trunk.head[0].in_features, 24, linear=len(clip.trunk.head) == 1).begin_as(clip).eval()
+    value = LatentValue.from_clip(clip).eval()
+    for evaluator in (clip, reward, value):
+        evaluator.save_pretrained(tmp_path / evaluator.name)
+    panel = load_evaluators({name: tmp_path / name for name in ("reward", "value", "clip")})
+    context, candidates = Context(["a red circle", "a blue star"], 500, 0.5), torch.randn(2, 3, 4, 8, 8)
+    wanted = clip(candidates, context)
+    for evaluator in (reward, value, *panel):
+        torch.testing.assert_close(evaluator(candidates, context), wanted, atol=1e-4, rtol=1e-4)
+    assert panel[0].clip is panel[2] and panel[1].tower is panel[2].tower
 
 
 def test_a_teacher_that_is_missing_is_named_when_it_is_asked(tmp_path):
