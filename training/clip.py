@@ -7,7 +7,7 @@ text tower of a CLIP that reads pixels, its teacher.
 The latents are those of `online-guidance train latents`, best with `--teacher`. Learned are the captions of the
 pictures among those of others, above captions that are wrong about them where the data has such, and the teacher's own
 embeddings of the pictures. A `vit` begins with the teacher's weights (arXiv 2509.16131 trains one so, 90,000 steps of
-512 pictures); `conv` is a thousandth of its cost.
+512 pictures) and costs 46 GFLOPs a candidate as ViT-B; `conv` costs 0.05 on latents of 64×64, 0.19 on 128×128.
 """
 
 import argparse
