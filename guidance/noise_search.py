@@ -12,8 +12,8 @@ from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep
 
 DETERMINISTIC = (
-    "`scheduler` {} adds no noise at this step, so there are no draws to choose among: pass `eta=1.0` with DDIM, or "
-    "take a scheduler that draws at every step."
+    "`scheduler` {} adds no noise at this step that its generator decides, so there are no draws to choose among: pass "
+    "`eta=1.0` with DDIM, take a scheduler that draws at every step, or call `pipelines.make_stochastic`."
 )
 
 
