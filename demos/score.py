@@ -44,9 +44,9 @@ def check(args: argparse.Namespace) -> list[Image]:
     """The checks that take torch and the study; sets ``args.device`` and returns the study's pictures."""
     from evaluators import EVALUATORS
 
-    if wrong := [name for name in args.judges if name not in EVALUATORS or panel.of_latents(name)]:
-        known = ", ".join(name for name in EVALUATORS if not panel.of_latents(name))
-        args.error(f"argument --judges: {', '.join(wrong)} judges no pictures; there are {known}")
+    known = [name for name, cls in EVALUATORS.items() if getattr(cls, "space", None) == "pixels"]
+    if wrong := [name for name in args.judges if name not in known]:
+        args.error(f"argument --judges: {', '.join(wrong)} judges no pictures; there are {', '.join(known)}")
     try:
         with Manifest(args.study, read_only=True) as manifest:
             images = [image for image in manifest.images() if (args.study / image.file).is_file()]
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, images: list[Image], store: Any) -> None:
             continue  # nothing is loaded
         args.evaluators = {name: source}
         try:
-            (evaluator,) = panel.load(args)
+            (evaluator,) = panel.load(args, None)
         except (OSError, ValueError, ImportError) as error:
             args.error(f"argument --judges: {name} cannot be loaded: {error}")
         if hasattr(evaluator, "to"):
