@@ -44,7 +44,7 @@ def folder(ram):
 @pytest.fixture
 def bright(monkeypatch):
     judge = Bright()
-    monkeypatch.setattr(panel, "load", lambda args: [judge])
+    monkeypatch.setattr(panel, "load", lambda args, pipe: [judge])
     return judge
 
 
@@ -77,7 +77,7 @@ def test_scores_of_every_picture_once(folder, bright, monkeypatch, capsys):
         pixels = np.asarray(picture).mean() / 255
         assert table[PROMPTS[0].text, method, 1] == pytest.approx(pixels, abs=1e-5)
 
-    def not_again(args):
+    def not_again(args, pipe):
         raise AssertionError("there is nothing to score")
 
     bright.seen.clear()
@@ -151,7 +151,7 @@ def test_a_real_judge_from_a_folder(folder, tmp_path, capsys):
     scores = read_scores(folder)
     assert scores["open_clip"].notna().all() and scores["open_clip"].std() > 0
     args = argparse.Namespace(evaluators={"open_clip": str(judge)}, model=None, calibration=None)
-    (evaluator,) = panel.load(args)
+    (evaluator,) = panel.load(args, None)
     row = scores.iloc[0]
     with Image.open(folder / f"images/{[p.text for p in PROMPTS].index(row['prompt'])}/0_{row['seed']}.png") as picture:
         assert row["method"] == METHODS[0]
