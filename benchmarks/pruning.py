@@ -163,7 +163,7 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
                 given = np.array(lvlm.answer(model, processor, images, texts))
             presets[name][budget]["renumbered"] = compare(given == wanted, whole)
     return {
-        "model": str(folder),
+        "model": "embedded" if folder == tinyworld.WEIGHTS / "lvlm" else str(folder),
         "questions": questions,
         "batch_size": len(batch["input_ids"]),
         "repeats": repeats,
