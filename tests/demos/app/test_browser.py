@@ -3,6 +3,7 @@ outputs/screenshots/, to be looked at."""
 
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 
 from demos.app import command as app
+from demos.app import playground
 from demos.app.ask_page import Reader
 from demos.app.playground import generate
 from docs import screenshots
@@ -107,7 +109,14 @@ def test_dark_and_on_a_phone(browser, address):
     assert int(ground) < 60 < 180 < int(text)  # light letters on dark ground, in the plot too
 
 
-def test_cancel_then_generate_again(browser, address):
+def test_cancel_then_generate_again(browser, address, monkeypatch):
+    run = playground.run
+
+    def slowly(*work):  # else a quiet machine is done before the click
+        *given, report = work
+        return run(*given, lambda progress: (time.sleep(0.05), report(progress))[1])
+
+    monkeypatch.setattr(playground, "run", slowly)
     page = screenshots.visit(browser, address)
     page.fill("#prompt textarea", "a yellow star")
     page.locator("#steps input[type=number]").fill("100")
@@ -116,6 +125,7 @@ def test_cancel_then_generate_again(browser, address):
     page.get_by_text(re.compile(r"Step \d+ of 100")).wait_for()
     page.click("#cancel")
     page.get_by_text("Cancelled.").wait_for()
+    monkeypatch.undo()
     screenshots.generate(page, "a yellow star", STEPS)
     assert page.get_by_text("of 100").count() == 0
 
