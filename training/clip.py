@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 
 from commands.arguments import positive
 from commands.parser import Parser
@@ -150,7 +149,7 @@ def train(args: argparse.Namespace, clip: LatentCLIP, cache: Cache, test: Cache 
         ValueError: there are too few pictures.
     """
     rows, tested = split(cache, test)
-    texts = Texts(clip, PartialState().device)
+    texts = Texts(clip, loop.processes().device)
     draw = Draws(cache, rows, args.batch_size)
     teacher = clip.config["teacher"] is not None
 

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from accelerate import PartialState
 from huggingface_hub import create_repo, upload_folder
 
 from evaluators import Calibration, LatentCLIP
@@ -17,7 +16,7 @@ from .noise import LEVELS
 def frozen_clip(parser: argparse.ArgumentParser, folder: Path) -> LatentCLIP:
     """The latent CLIP of ``--clip``, on the GPU of this process where there is one, its teacher as well; exits by
     `parser` unless it reads noisy latents."""
-    device = PartialState().device
+    device = loop.processes().device
     try:
         clip = LatentCLIP.from_pretrained(folder).eval().requires_grad_(False)
         if clip.config["teacher"] is not None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from commands.arguments import positive
@@ -26,7 +25,7 @@ from commands.parser import Parser
 from evaluators.pixel.open_clip import OpenCLIPTower
 from evaluators.pixel.preview import family_of
 
-from . import buckets, vae
+from . import buckets, loop, vae
 from .cache import KIND
 from .pictures import Picture, Pictures, read
 from .shards import ShardFolder
@@ -153,7 +152,7 @@ def fill(folder: ShardFolder, maker: Maker) -> None:
     Raises:
         ValueError: a picture cannot be read, or has no caption.
     """
-    state = PartialState()
+    state = loop.processes()
     count, size = folder.what["pictures"], folder.what["shard_size"]
     shards = range(state.process_index, -(-count // size), state.num_processes)
     numbers = {shard: range(shard * size, min((shard + 1) * size, count)) for shard in shards}
@@ -194,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in ("model", "data", "teacher"):  # the same work from wherever it goes on
         setattr(args, name, absolute(getattr(args, name)))
-    state, dtype = PartialState(), DTYPES[args.dtype]
+    state, dtype = loop.processes(), DTYPES[args.dtype]
     try:
         pictures = read(args.data)
         model = vae.load(args.model, dtype)
