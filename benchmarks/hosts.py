@@ -10,10 +10,12 @@ noise, `NoiseSearch` ran. One that is refused said so before any denoising, in t
 that was not run; a check that failed is listed as such and ends the run with exit code 1.
 """
 
+import argparse
 import gc
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,25 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def conclude(
+    args: argparse.Namespace,
+    report: dict[str, Any],
+    markdown: Callable[[dict[str, Any]], str],
+    line: Callable[[dict[str, Any]], str],
+) -> None:
+    """Prints what ``--json`` and ``--markdown`` ask for, else a line a host, its state and `line`; the exit code
+    is 1 where one failed."""
+    if args.json:
+        print(json.dumps(report, indent=1))
+    if args.markdown:
+        print(markdown(report))
+    if not args.json and not args.markdown:
+        for row in report["hosts"]:
+            print(f"{row['state']:<10} {line(row)}")
+    if report["counts"][FAILED]:
+        raise SystemExit(1)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("benchmark hosts", __doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these hosts; default all of them")
@@ -146,15 +167,7 @@ def main(argv: list[str] | None = None) -> None:
             report = report_of([rows[name] for name in hosts if name in rows])
     else:
         report = report_of(measure([host for host in hosts.values() if not args.only or host.name in args.only]))
-    if args.json:
-        print(json.dumps(report, indent=1))
-    if args.markdown:
-        print(markdown(report))
-    if not args.json and not args.markdown:
-        for row in report["hosts"]:
-            print(f"{row['state']:<10} {row['name']:<32} {row.get('words') or result(row)}")
-    if report["counts"][FAILED]:
-        raise SystemExit(1)
+    conclude(args, report, markdown, lambda row: f"{row['name']:<32} {row.get('words') or result(row)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from commands.parser import Parser
 from training.loop import hardware
 
-from .hosts import FAILED, REFUSED, STATES, SUPPORTED, table
+from .hosts import FAILED, REFUSED, STATES, SUPPORTED, conclude, table
 from .provenance import commit
 
 FOLDER = Path(__file__).parents[1] / "tests" / "pipelines" / "prune"
@@ -98,15 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         report = json.loads(args.kept.read_text(encoding="utf-8"))
     else:
         report = measure([name for name in names if not args.only or name in args.only])
-    if args.json:
-        print(json.dumps(report, indent=1))
-    if args.markdown:
-        print(markdown(report))
-    if not args.json and not args.markdown:
-        for row in report["hosts"]:
-            print(f"{row['state']:<10} {row['name']:<24} {row.get('words', '')}")
-    if report["counts"][FAILED]:
-        raise SystemExit(1)
+    conclude(args, report, markdown, lambda row: f"{row['name']:<24} {row.get('words', '')}")
 
 
 if __name__ == "__main__":
