@@ -21,6 +21,7 @@ COMMANDS = {
     "batch": ("demos.batch", "many prompts by several methods from the same noise"),
     "study": ("demos.study.command", "a blind preference study on a batch, and its report"),
     "score": ("demos.score", "judges of pictures beside the people of a study"),
+    "export": ("demos.export", "a study in the layouts of GenEval, T2I-CompBench++, DPG-Bench and Pick-a-Pic"),
     "ask": ("demos.ask", "a question about a picture, answered with pruned visual tokens"),
     "evaluate": ("training.evaluate", "how often judges of either kind agree with votes, or with another judge"),
     "calibrate": ("training.calibrate", "how loud each evaluator may speak, at each noise level"),
