@@ -10,7 +10,7 @@ from typing import Any
 import choix
 import krippendorff
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -26,6 +26,36 @@ def sign_test(wins: int, losses: int) -> dict[str, Any]:
     test = stats.binomtest(wins, wins + losses)
     interval = test.proportion_ci(CONFIDENCE, method="wilson")
     return {"rate": test.statistic, "low": interval.low, "high": interval.high, "p": test.pvalue}
+
+
+def anytime(wins: int, losses: int) -> dict[str, Any]:
+    """The interval of the rate of `wins`, and the p-value of one half, that hold for whoever looks after every vote and
+    stops when they like; each `None` without a vote. Takes votes to be independent.
+
+    With a uniform mixture over rates the likelihood ratio against a rate ``p`` is ``M = B(1 + wins, 1 + losses) /
+    (p^wins (1 - p)^losses)``, ``B`` the beta function. Where ``p`` is the truth it is a martingale of mean 1, which
+    ever reaches 20 with a probability of at most 1/20 (Ville's inequality); the interval has every rate with ``M < 20``
+    (Robbins 1970, https://doi.org/10.1214/aoms/1177696786; as a confidence sequence in Howard, Ramdas, McAuliffe and
+    Sekhon 2021, https://arxiv.org/abs/1810.08240). It is wider than that of one look.
+    """
+    if wins + losses == 0:
+        return {"low": None, "high": None, "p": None}
+
+    def evidence(rate: float) -> float:
+        """The logarithm of M."""
+        seen = special.xlogy(wins, rate) + special.xlogy(losses, 1 - rate)
+        return float(special.betaln(1 + wins, 1 + losses) - seen)
+
+    def edge(end: float) -> float:
+        """Where on the way from the rate seen to `end` the evidence becomes enough."""
+        return float(optimize.brentq(lambda rate: min(evidence(rate), 1e6) + math.log(1 - CONFIDENCE), seen, end))
+
+    seen = wins / (wins + losses)
+    return {
+        "low": edge(0.0) if wins else 0.0,
+        "high": edge(1.0) if losses else 1.0,
+        "p": min(1.0, math.exp(-evidence(0.5))),
+    }
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -84,6 +84,7 @@ def compare(votes: pd.DataFrame) -> dict[str, Any]:
         "ties": tie,
         "b_wins": b,
         "decided": preference.sign_test(a, b),
+        "anytime": preference.anytime(a, b),
         "with_ties": {"rate": float(scores.mean()), "interval": interval},
     }
 

@@ -10,8 +10,9 @@ from . import judges
 
 LEVEL = 0.05
 LOOKS = (
-    "Read this once, after a number of votes that was fixed beforehand: who looks again and again and stops when p is "
-    "small finds, far more often than one time in twenty, a preference that is not there."
+    "Read p and its interval once, after a number of votes that was fixed beforehand: who looks again and again and "
+    "stops when p is small finds, far more often than one time in twenty, a preference that is not there. The interval "
+    "at any time, which is wider, holds however often you look."
 )
 # Of the report's own parts, on its page and on that of the study.
 PARTS = """
@@ -62,7 +63,8 @@ checks.{% endif %}
 </div>
 {% endif %}
 <div class="wide"><table>
-<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>win rate</th><th>p</th><th>p, Holm</th>
+<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>win rate</th>
+<th>at any time</th><th>p</th><th>p, Holm</th>
 <th>with ties as halves</th></tr>
 {% for pair in found.pairs %}
 {% for name, row in [("", pair)] + pair.categories | dictsort %}
@@ -70,6 +72,8 @@ checks.{% endif %}
 <td>{{ row.votes }}</td><td>{{ row.a_wins }}, {{ row.ties }}, {{ row.b_wins }}</td>
 <td>{% if row.decided.rate is not none %}{{ row.decided.rate | percent }}
 <small>{{ row.decided.low | percent }} – {{ row.decided.high | percent }}</small>{% else %}–{% endif %}</td>
+<td>{% if row.anytime.low is not none %}{{ row.anytime.low | percent }} – {{ row.anytime.high | percent }}{% else %}–
+{% endif %}</td>
 <td>{{ row.decided.p | p }}</td><td>{{ row.decided.p_holm | p }}</td>
 <td>{{ row.with_ties.rate | percent }}{% if row.with_ties.interval %}
 <small>{{ row.with_ties.interval[0] | percent }} – {{ row.with_ties.interval[1] | percent }}</small>{% endif %}</td>
@@ -93,8 +97,9 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 {% endfor %}
 {% if questions %}
 <p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
-take votes to be independent. Holm: p for as many comparisons as there are, of all pairs and questions, and apart from
-these of all categories; what is preferred in a sentence is so by it. With ties as halves: the 95 % interval of a
+take votes to be independent. At any time: the 95 % interval of that rate for whoever looks after every vote. Holm:
+p for as many comparisons as there are, of all pairs and questions, and apart from these of all categories; what is
+preferred in a sentence is so by it. With ties as halves: the 95 % interval of a
 bootstrap over prompts, which does not take votes to be independent.</p>
 <p>{{ looks }}</p>
 {% endif %}
@@ -224,7 +229,13 @@ def text(summary: dict[str, Any]) -> str:
         names = ", ".join(summary["excluded_raters"])
         lines.append(f"left out: {summary['excluded_votes']} votes of {names}, who failed attention checks")
     for question, found in summary["questions"].items():
-        lines += [f"{question}: {sentence(pair)}" for pair in found["pairs"]]
+        for pair in found["pairs"]:
+            lines.append(f"{question}: {sentence(pair)}")
+            if (low := pair["anytime"]["low"]) is not None:
+                high = pair["anytime"]["high"]
+                if pair["decided"]["rate"] < 0.5:
+                    low, high = 1 - high, 1 - low
+                lines[-1] += f"; at any time {100 * low:.1f}–{100 * high:.1f} %"
     if "judges" in summary:
         lines += judges.text(summary)
     if summary["questions"]:

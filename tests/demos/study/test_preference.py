@@ -21,6 +21,37 @@ def test_sign_test_against_its_formulas():
     assert preference.sign_test(5, 5)["p"] == 1
 
 
+def test_an_interval_for_whoever_looks_after_every_vote():
+    """Under one half: how many of 2,000 studies of 1,000 votes ever seem to find a preference."""
+    wins = (np.random.default_rng(0).random((2000, 1000)) < 0.5).cumsum(1)
+    votes = np.arange(1, 1001)
+    critical = [preference.anytime(n - loss, loss)["p"] for n in (10, 100, 1000) for loss in (n // 4,)]
+    assert critical[0] > 0.05 > critical[1] > critical[2]
+    most = np.zeros(1000, int)  # losses at which the interval leaves one half out
+    loss = 0
+    for place, n in enumerate(votes):
+        while loss <= n // 2 and preference.anytime(n - loss, loss)["p"] < 0.05:
+            loss += 1
+        most[place] = loss
+    losses = np.minimum(wins, votes - wins)
+    once_too_often = (losses < stats.binom.ppf(0.025, votes, 0.5)).any(1).mean()
+    assert once_too_often > 0.3  # what looking again and again does to the exact test
+    assert 0.01 < (losses < most).any(1).mean() < 0.05
+
+
+@pytest.mark.parametrize("wins, losses", [(60, 40), (0, 7), (3, 0), (342, 258)])
+def test_the_anytime_interval_holds_what_the_mixture_does_not_refute(wins, losses):
+    found = preference.anytime(wins, losses)
+    grid = np.linspace(0, 1, 200_001)[1:-1]
+    mixture = stats.betabinom.logpmf(wins, wins + losses, 1, 1)  # of the same votes in any order
+    kept = grid[mixture - stats.binom.logpmf(wins, wins + losses, grid) < math.log(20)]
+    assert (found["low"], found["high"]) == pytest.approx((kept.min(), kept.max()), abs=2e-5)
+    assert found["p"] == pytest.approx(min(1, stats.binom.pmf(wins, wins + losses, 0.5) / math.exp(mixture)))
+    test = preference.sign_test(wins, losses)
+    assert found["low"] < test["low"] + 1e-9 and test["high"] - 1e-9 < found["high"]
+    assert preference.anytime(0, 0) == {"low": None, "high": None, "p": None}
+
+
 def test_holm_by_hand():
     """Holm 1979: the smallest times their number, the next times one less, and never below one before."""
     assert preference.holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
