@@ -24,8 +24,10 @@ from .pixel.vqa import VQAScore
 from .token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from .token.base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
 from .token.baselines import RandomTokens, UniformTokens
+from .token.conditional import ConditionalDiversity
 from .token.diversity import Diversity
 from .token.graph import WeightedPageRank
+from .token.pivots import PivotDissimilarity
 from .token.raters import RaterAttention
 from .token.similarity import InstructionSimilarity
 from .token.transition import TokenTransition
@@ -38,6 +40,8 @@ TOKEN_EVALUATORS = {
     "class_token": ClassTokenAttention,
     "page_rank": WeightedPageRank,
     "diversity": Diversity,
+    "conditional_diversity": ConditionalDiversity,
+    "pivots": PivotDissimilarity,
     "similarity": InstructionSimilarity,
     "random": RandomTokens,
     "uniform": UniformTokens,
@@ -53,6 +57,7 @@ __all__ = [
     "CLIPHead",
     "Calibration",
     "ClassTokenAttention",
+    "ConditionalDiversity",
     "Context",
     "DetectedCount",
     "Diversity",
@@ -74,6 +79,7 @@ __all__ = [
     "OpenCLIPScore",
     "OpenCLIPTower",
     "PickScore",
+    "PivotDissimilarity",
     "PixelEvaluator",
     "RandomTokens",
     "RaterAttention",

@@ -4,19 +4,23 @@ the model, and nothing of the model itself, nor of how many tokens stay."""
 from .attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from .base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
 from .baselines import RandomTokens, UniformTokens
+from .conditional import ConditionalDiversity
 from .diversity import Diversity
 from .graph import WeightedPageRank
+from .pivots import PivotDissimilarity
 from .raters import RaterAttention
 from .similarity import InstructionSimilarity
 from .transition import TokenTransition
 
 __all__ = [
     "ClassTokenAttention",
+    "ConditionalDiversity",
     "Diversity",
     "Embeddings",
     "InstructionAttention",
     "InstructionSimilarity",
     "LastTokenAttention",
+    "PivotDissimilarity",
     "RandomTokens",
     "RaterAttention",
     "TokenContext",

@@ -48,6 +48,7 @@ class TokenContext:
         needed: ``(batch, tokens)``, those that the model reads out from and that stay whatever their scores; none where
             `None`.
         states: ``(batch, length, dim)``, the whole sequence as it is now.
+        place: ``(batch, tokens)``, where in `states` each token is.
         instruction: ``(batch, length)``, True at what is asked: the text after the last visual token, less what is
             drafted or answered.
         last: ``(batch, length)``, True at the last token of the prompt.
@@ -59,6 +60,8 @@ class TokenContext:
         attention_matrix: of the layer that has just run, among the candidates only, ``(batch, heads, tokens, tokens)``,
             rows are queries. Vision encoders only.
         keys: of the layer that runs next, before any rotation, ``(batch, tokens, heads · head dim)``.
+        rotated_keys: of the layer that has just run, of the whole sequence, ``(batch, length, key heads · head dim)``.
+        read_out: `states` after the norm that follows the last layer.
         encoder_attention: attention of the vision encoder's class token to each token, summed over heads,
             ``(batch, tokens)``; where the encoder itself is pruned, in the layer that has just run.
         encoder_keys: keys of that layer of the vision encoder, mean over heads, ``(batch, tokens, head dim)``.
@@ -75,6 +78,7 @@ class TokenContext:
     image: torch.Tensor | None = None
     needed: torch.Tensor | None = None
     states: torch.Tensor | None = None
+    place: torch.Tensor | None = None
     instruction: torch.Tensor | None = None
     last: torch.Tensor | None = None
     embeddings: Callable[[], Embeddings] | None = None
@@ -82,6 +86,8 @@ class TokenContext:
     attention: Received | None = None
     attention_matrix: Callable[[], torch.Tensor] | None = None
     keys: Callable[[], torch.Tensor] | None = None
+    rotated_keys: Callable[[], torch.Tensor] | None = None
+    read_out: Callable[[], torch.Tensor] | None = None
     encoder_attention: Callable[[], torch.Tensor] | None = None
     encoder_keys: Callable[[], torch.Tensor] | None = None
     encoder_states: Callable[[], torch.Tensor] | None = None
@@ -94,7 +100,7 @@ class TokenContext:
         return Images(image, self.valid, self.keep.shape[1])
 
     @overload
-    def need(self, attribute: Literal["states", "instruction", "last"], reader: str) -> torch.Tensor: ...
+    def need(self, attribute: Literal["states", "place", "instruction", "last"], reader: str) -> torch.Tensor: ...
     @overload
     def need(self, attribute: Literal["embeddings"], reader: str) -> Callable[[], Embeddings]: ...
     @overload
@@ -103,7 +109,14 @@ class TokenContext:
     def need(
         self,
         attribute: Literal[
-            "attention_matrix", "keys", "encoder_attention", "encoder_keys", "encoder_states", "patches"
+            "attention_matrix",
+            "keys",
+            "rotated_keys",
+            "read_out",
+            "encoder_attention",
+            "encoder_keys",
+            "encoder_states",
+            "patches",
         ],
         reader: str,
     ) -> Callable[[], torch.Tensor]: ...

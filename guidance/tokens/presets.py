@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from evaluators.token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token.baselines import RandomTokens, UniformTokens
+from evaluators.token.conditional import ConditionalDiversity
 from evaluators.token.diversity import Diversity
 from evaluators.token.graph import WeightedPageRank
+from evaluators.token.pivots import PivotDissimilarity
 from evaluators.token.raters import RaterAttention
 from evaluators.token.transition import TokenTransition
 
@@ -73,6 +75,19 @@ def divprune(depth: int) -> TokenPruning:
     return TokenPruning([Diversity()], {0: 0.098})
 
 
+def cdpruner(depth: int) -> TokenPruning:
+    """64 of 576 tokens, diverse in what matters to the instruction, before the first layer.
+
+    CDPruner, arXiv 2506.10967; relevance is that of the language model's embeddings, theirs CLIP's.
+    """
+    return TokenPruning([ConditionalDiversity()], {0: 64 / 576})
+
+
+def dart(depth: int) -> TokenPruning:
+    """128 of 576 tokens after layer 2, those least similar to a few pivots (DART, arXiv 2502.11494)."""
+    return TokenPruning([PivotDissimilarity()], {min(2, depth - 1): 128 / 576})
+
+
 def random(depth: int) -> TokenPruning:
     """The baseline: random tokens, before the first layer."""
     return TokenPruning([RandomTokens()], {0: 0.125})
@@ -103,6 +118,8 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "sparsevlm": sparsevlm,
     "visionzip": visionzip,
     "divprune": divprune,
+    "cdpruner": cdpruner,
+    "dart": dart,
     "zero-tprune": zero_tprune,
     "random": random,
     "uniform": uniform,

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from .modules import DecoderLayer
+from .modules import DecoderLayer, SelfAttention
 
 CHUNK = 128  # queries at a time: a long instruction times a long sequence would not fit into memory
 
@@ -24,6 +24,26 @@ def take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``(batch, length, dim)`` at ``(batch, n)``: ``(batch, n, dim)``."""
     index = index.to(states.device)
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def projected(
+    attention: SelfAttention, normed: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], name: str
+) -> torch.Tensor:
+    """Rotated queries or keys of a layer.
+
+    Args:
+        normed: the attention's input, ``(batch, length, dim)``.
+        position_embeddings: cosines and sines for these, ``(batch, length, head dim)``.
+        name: "q" or "k".
+
+    Returns:
+        ``(batch, heads, length, head dim)``.
+    """
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    heads = getattr(attention, f"{name}_proj")(normed).unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{name}_norm", None)
+    heads = (heads if norm is None else norm(heads)).transpose(1, 2)
+    return rotate(heads, heads, *position_embeddings)[0]
 
 
 def attention_received(
@@ -48,16 +68,11 @@ def attention_received(
         ``(batch, heads, past + length)`` float32; zero in a row without queries.
     """
     attention = layer.self_attn
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     cos, sin = (part.expand(states.shape[0], -1, -1) for part in position_embeddings)
     normed = layer.input_layernorm(states)
     order, real = compact(queries)
-    q = attention.q_proj(take(normed, order)).unflatten(-1, (-1, attention.head_dim))
-    k = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
-    q_norm, k_norm = (getattr(attention, name, None) or (lambda heads: heads) for name in ("q_norm", "k_norm"))
-    q, k = q_norm(q).transpose(1, 2), k_norm(k).transpose(1, 2)
-    q = rotate(q, q, take(cos, order), take(sin, order))[0]
-    k = rotate(k, k, cos, sin)[0]
+    q = projected(attention, take(normed, order), (take(cos, order), take(sin, order)), "q")
+    k = projected(attention, normed, (cos, sin), "k")
     past = 0
     if past_keys is not None and past_keys.numel():
         past = past_keys.shape[-2]

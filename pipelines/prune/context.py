@@ -1,14 +1,14 @@
 """What evaluators are told about the visual tokens inside a language model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
 from evaluators.token.base import Embeddings, TokenContext
 
-from .attention import attention_received, compact, take
-from .modules import DecoderLayer
+from .attention import attention_received, compact, projected, take
+from .modules import LanguageModel
 from .prompt import last_true
 from .reader import ClassTokenReader
 from .run import Run, Stage
@@ -19,7 +19,7 @@ def token_context(
     index: int,
     states: torch.Tensor,
     keep: torch.Tensor,
-    layers: Sequence[DecoderLayer],
+    model: LanguageModel,
     stage_of: Callable[[torch.Tensor | None], Stage],
     reader: ClassTokenReader | None,
 ) -> TokenContext:
@@ -28,20 +28,24 @@ def token_context(
     Args:
         states: present, ``(batch, n, dim)``.
         keep: how many visual tokens of each image of a row will stay, ``(batch, images)``.
-        layers: of the decoder.
+        model: the decoder.
         stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
     assert run.prompt is not None
     asked, visual, instruction, needed = run.prompt
+    layers = model.layers
     place, valid = run.candidates()
     slots = run.chunk()
     origin = slots.clamp(min=0).gather(1, place)  # in the chunk
 
-    def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
-        asked = run.previous if previous else states
-        if asked is None:
+    def before() -> torch.Tensor:
+        if run.previous is None:
             raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
+        return run.previous
+
+    def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
+        asked = before() if previous else states
         at = index - previous
         cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
         keys = cached.keys if isinstance(cached, DynamicLayer) else None
@@ -61,12 +65,20 @@ def token_context(
         layer = layers[index]
         return layer.self_attn.k_proj(layer.input_layernorm(take(states, place)))
 
+    def rotated_keys() -> torch.Tensor:
+        layer, given = layers[index - 1], before()
+        cached = run.cache.layers[index - 1] if run.cache is not None and index <= len(run.cache.layers) else None
+        cos, sin = (part.expand(len(given), -1, -1) for part in stage_of(getattr(cached, "kept", None)).rotary)
+        return projected(layer.self_attn, layer.input_layernorm(given), (cos, sin), "k").transpose(1, 2).flatten(2)
+
+    norm = getattr(model, "norm", None)
     return TokenContext(
         layer=index,
         valid=valid,
         keep=keep,
         ordinal=(visual.cumsum(1) - 1).gather(1, origin).clamp(min=0),
         states=states,
+        place=place,
         image=run.image_at(place),
         needed=needed.gather(1, origin) & valid,
         instruction=run.at_slots(instruction),
@@ -75,6 +87,8 @@ def token_context(
         accumulated=run.accumulated,
         attention=attention,
         keys=keys,
+        rotated_keys=rotated_keys,
+        read_out=(lambda: norm(states)) if norm is not None else None,
         encoder_attention=(lambda: reader(visual).attention.gather(1, origin) * valid) if reader else None,
         encoder_keys=(lambda: take(reader(visual).keys, origin)) if reader else None,
         encoder_states=(lambda: take(reader(visual).states, origin)) if reader else None,

@@ -292,7 +292,7 @@ class DecoderPruner:
             run.stage = own
             return stage
 
-        context = token_context(run, index, states, keep, self.model.layers, stage_of, self.reader)
+        context = token_context(run, index, states, keep, self.model, stage_of, self.reader)
         with torch.no_grad():
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays

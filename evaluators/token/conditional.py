@@ -1,0 +1,78 @@
+"""Conditional diversity: tokens that differ from one another in what matters to the instruction."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from ..base import Evaluator
+from .base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .rows import CosineRows
+
+LEAST = 1e-6  # added to relevance, so that nothing is of none
+NEW = 1e-5  # what of a token must be outside of the space of those taken, or it adds nothing
+
+
+def word_relevance(tokens: torch.Tensor, embeddings: Embeddings) -> torch.Tensor:
+    """The cosine of each token ``(batch, tokens, dim)`` with each word of the instruction, averaged over words,
+    ``(batch, tokens)``; zero in a row without words."""
+    words = F.normalize(embeddings.words.float(), dim=-1) * embeddings.spoken[..., None]
+    mean = words.sum(1) / embeddings.spoken.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("btd,bd->bt", F.normalize(tokens.float(), dim=-1), mean)
+
+
+class ConditionalDiversity(TokenEvaluator):
+    r"""Greedy choice from a determinantal point process of relevance and similarity (CDPruner, arXiv 2506.10967).
+
+    In each image the kernel is :math:`L_{ij} = r_i S_{ij} r_j`, where ``S`` are cosines of tokens and ``r`` is
+    relevance, brought to (0, 1] by its least and largest in the image. Tokens are taken one after the other, each time
+    the one that makes the determinant of the kernel of those taken largest, until `TokenContext.keep` are. A token
+    taken earlier scores higher; one never taken scores below zero, by what it would still add.
+
+    Where nothing adds anything any more, because all that is left lies in the space of those taken, the most relevant
+    one is next.
+
+    Args:
+        relevance: a token evaluator or a function, whose scores say how much a token has to do with the instruction. By
+            default `word_relevance` in the language model's own embeddings. The authors take CLIP's, negated, for a
+            patch of CLIP is *less* similar to a text that speaks of it.
+    """
+
+    name = "conditional_diversity"
+
+    def __init__(self, relevance: Evaluator | Callable | None = None) -> None:
+        self.relevance = None if relevance is None else as_token_evaluator(relevance)
+        self.reads_encoder = getattr(self.relevance, "reads_encoder", False)
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        if self.relevance is None:
+            relevance = word_relevance(candidates, context.need("embeddings", self.name)())
+        else:
+            relevance = self.relevance(candidates, context).float()
+        images, keep = context.images, context.keep.flatten()
+        candidates, relevance, valid = images.split(candidates), images.split(relevance), images.valid
+        low = relevance.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
+        span = relevance.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
+        relevance = torch.where(span > 0, (relevance - low + LEAST) / span, 1.0).masked_fill(~valid, 0.0)
+
+        batch, count, _ = candidates.shape
+        each = torch.arange(batch, device=candidates.device)
+        rows, steps = CosineRows(candidates), int(keep.max())
+        alone = relevance.square()
+        added = alone  # to the determinant, as a factor, by a token that would be taken next
+        spanned = torch.zeros(batch, steps, count, device=candidates.device)
+        scores = torch.zeros(batch, count, device=candidates.device)
+        free = valid.clone()
+        for step in range(steps):
+            likely = torch.where(added > NEW * alone, added, relevance - 2).masked_fill(~free, -torch.inf)
+            taken = likely.argmax(-1)
+            more = step < keep  # one that keeps fewer is done earlier
+            scores[each, taken] = torch.where(more, (keep - step).float(), scores[each, taken])
+            free[each, taken] &= ~more
+            kernel = relevance[each, taken, None] * rows.of(taken, likely) * relevance
+            gain, least = added[each, taken, None], NEW * alone[each, taken, None]
+            before = torch.einsum("bs,bsn->bn", spanned[each, :step, taken], spanned[:, :step])
+            new = torch.where(more[:, None] & (gain > least), (kernel - before) * gain.clamp(min=1e-30).rsqrt(), 0.0)
+            spanned[:, step] = new
+            added = added - new.square()
+        return images.join(torch.where(free, torch.where(added > NEW * alone, added, relevance - 2) - 1, scores))

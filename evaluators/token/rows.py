@@ -1,0 +1,55 @@
+"""Cosine similarities of tokens, of which only the rows that are asked for are computed."""
+
+import torch
+import torch.nn.functional as F
+
+BLOCK = 64  # rows at a time
+
+
+class CosineRows:
+    """The matrix of cosine similarities ``(batch, tokens, tokens)`` of `tokens` ``(batch, tokens, dim)``, row by row.
+
+    A greedy choice reads the rows of what it takes. One row at a time would read all tokens for each of them; so with a
+    row that is missing those of `BLOCK` tokens that are likely to be next are computed.
+    """
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self.unit = F.normalize(tokens.float(), dim=-1)
+        batch, self.count, _ = tokens.shape
+        self.each = torch.arange(batch, device=tokens.device)
+        self.slot = torch.full((batch, self.count), -1, device=tokens.device)  # which computed row is a token's
+        self.blocks: list[torch.Tensor] = []
+
+    @property
+    def known(self) -> torch.Tensor:
+        """Whose rows are computed, ``(batch, tokens)`` bool."""
+        return self.slot >= 0
+
+    def compute(self, likely: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the rows of the tokens with the largest `likely` ``(batch, tokens)`` of those not known.
+
+        Returns:
+            Which these are ``(batch, rows)``, and their similarities ``(batch, rows, tokens)``.
+        """
+        size = min(BLOCK, self.count)
+        index = likely.masked_fill(self.known, -torch.inf).topk(size, dim=1).indices
+        rows = self.unit.gather(1, index[..., None].expand(-1, -1, self.unit.shape[-1])) @ self.unit.transpose(1, 2)
+        place = len(self.blocks) * BLOCK + torch.arange(size, device=index.device)
+        self.slot.scatter_(1, index, place.expand_as(index))
+        self.blocks.append(rows)
+        return index, rows
+
+    def of(self, taken: torch.Tensor, likely: torch.Tensor) -> torch.Tensor:
+        """The rows of `taken` ``(batch,)``, one of each row of the batch: ``(batch, tokens)``.
+
+        Args:
+            likely: ``(batch, tokens)``, the larger the sooner a token may be asked for; largest at `taken`.
+        """
+        slot = self.slot[self.each, taken]
+        if bool((slot < 0).any()):
+            self.compute(likely)
+            slot = self.slot[self.each, taken]
+        block, row = slot // BLOCK, slot % BLOCK
+        if bool((block == block[0]).all()):
+            return self.blocks[int(block[0])][self.each, row]
+        return torch.stack([self.blocks[int(b)][i, r] for i, (b, r) in enumerate(zip(block, row, strict=True))])
