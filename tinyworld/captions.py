@@ -22,6 +22,7 @@ LETTERS = "ABCEHLNOPTUX"
 NUMBERS = ("one", "two", "three", "four", "five")
 CATEGORIES = ("binding", "count", "two_kind", "relation", "text")
 MAX_COUNT = 5
+MAX_WORD = 3  # letters
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _draw(rng: np.random.Generator, category: str, background: bool) -> SceneSpe
         return Group(int(rng.integers(low, high + 1)), str(rng.choice(COLORS)), str(rng.choice(SHAPES)))
 
     if category == "text":
-        word = "".join(rng.choice(list(LETTERS), size=rng.integers(2, 4)))
+        word = "".join(rng.choice(list(LETTERS), size=rng.integers(2, MAX_WORD + 1)))
         return SceneSpec(text=word, sign_color=str(rng.choice(COLORS)), background=ground)
     if category in ("binding", "count"):
         return SceneSpec((group(1, 1) if category == "binding" else group(2, MAX_COUNT),), background=ground)

@@ -187,11 +187,26 @@ def _glyph(letter: str, size: int) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _draw_sign(canvas: np.ndarray, rng: np.random.Generator, color: str, word: str) -> SceneObject:
+GAP = 3  # px between the letters of a word
+
+
+def _lettering(word: str) -> tuple[list[np.ndarray], int, int]:
+    """The glyphs of a word, and the width and height of all together."""
     glyphs = [_glyph(letter, 22) for letter in word]
-    gap = 3
-    width = sum(g.shape[1] for g in glyphs) + gap * (len(glyphs) - 1)
-    height = max(g.shape[0] for g in glyphs)
+    width = sum(g.shape[1] for g in glyphs) + GAP * (len(glyphs) - 1)
+    return glyphs, width, max(g.shape[0] for g in glyphs)
+
+
+def letter_boxes(word: str, sign: SceneObject) -> np.ndarray:
+    """Where the letters of `word` are on its `sign`: top, bottom, left and right of each in pixels, int ``(n, 4)``."""
+    glyphs, width, height = _lettering(word)
+    left, top = round(sign.x - width / 2), round(sign.y - height / 2)
+    rights = np.cumsum([g.shape[1] + GAP for g in glyphs]) - GAP + left
+    return np.array([(top, top + g.shape[0], r - g.shape[1], r) for g, r in zip(glyphs, rights, strict=True)])
+
+
+def _draw_sign(canvas: np.ndarray, rng: np.random.Generator, color: str, word: str) -> SceneObject:
+    glyphs, width, height = _lettering(word)
     half_w, half_h = width / 2 + 4.5, height / 2 + 4.5
     x, y = rng.uniform(half_w + 2, SIZE - half_w - 2), rng.uniform(half_h + 3, SIZE - half_h - 3)
     x, y = (SIZE / 2 if half_w + 2 > SIZE - half_w - 2 else x), float(y)
@@ -202,12 +217,10 @@ def _draw_sign(canvas: np.ndarray, rng: np.random.Generator, color: str, word: s
 
     _draw_solid(canvas, rng, plate, color, x, y, half_w, tilt=0.0)
     ink = np.full(3, 22.0 if color in _LIGHT_PLATES else 245.0, np.float32)
-    left, top = round(x - width / 2), round(y - height / 2)
-    for glyph in glyphs:
-        h, w = glyph.shape
-        _paint(canvas, glyph, ink, (slice(top, top + h), slice(left, left + w)))
-        left += w + gap
-    return SceneObject(color, "sign", x, y, half_w)
+    sign = SceneObject(color, "sign", x, y, half_w)
+    for glyph, (top, bottom, left, right) in zip(glyphs, letter_boxes(word, sign), strict=True):
+        _paint(canvas, glyph, ink, (slice(top, bottom), slice(left, right)))
+    return sign
 
 
 def _place(rng: np.random.Generator, spec: SceneSpec) -> list[tuple[float, float, float]] | None:

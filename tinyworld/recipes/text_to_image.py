@@ -1,6 +1,8 @@
 """Trains the embedded text encoder and UNet together (latents of `tinyworld.recipes.vae`, captions of tinyworld).
 
 python -m tinyworld.recipes.text_to_image --vae runs/vae/vae --cache runs/latents --out runs/text_to_image
+
+A share of every batch are signs, drawn by the recipe itself, which come with lessons in spelling.
 """
 
 import argparse
@@ -13,13 +15,16 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from scipy.special import expit, ndtri
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from commands.arguments import positive
 from training import loop
 from training.cache import Cache, Draws
 from training.noise import SD_BETAS
 
+from .spelling import PARAPHRASES, Spelling, SpellingLessons, render_signs
 from .tokenizer import MAX_LENGTH, build_tokenizer
 
 CONDITION_DROPOUT = 0.12
+SIGNS_SEED = 7
 
 
 def build(tokenizer) -> tuple[CLIPTextModel, UNet2DConditionModel]:
@@ -54,15 +59,20 @@ def build(tokenizer) -> tuple[CLIPTextModel, UNet2DConditionModel]:
 
 
 class TextToImage(torch.nn.Module):
-    """The two networks that train, so that one optimiser, one EMA and one checkpoint hold both."""
+    """The two networks that train and their lessons, so that one optimiser, one EMA and one checkpoint hold all."""
 
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.text_encoder, self.unet = text_encoder, unet
+        self.lessons = SpellingLessons(text_encoder.config.hidden_size)
+        self.lessons.attend(unet)
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor, *asked: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction ``(n, 4, 16, 16)`` and the loss of the lessons, which are `asked` of `SpellingLessons`."""
         prompt_embeds = self.text_encoder(input_ids)[0]
-        return self.unet(noisy, timesteps, prompt_embeds).sample
+        return self.unet(noisy, timesteps, prompt_embeds).sample, self.lessons(prompt_embeds, *asked)
 
 
 def scheduler() -> DDIMScheduler:
@@ -82,12 +92,19 @@ def main(argv: list[str] | None = None) -> None:
     loop.add_arguments(parser, batch_size=24, lr=1e-3, minutes=75)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained AutoencoderKL")
     parser.add_argument("--cache", type=Path, required=True, help="latents of `train latents`")
+    parser.add_argument("--signs", type=positive, default=32_000, help="how many signs to draw")
+    parser.add_argument("--sign-share", type=float, default=0.6, help="share of a batch that are signs of these")
     parser.add_argument("--init", type=Path, help="pipeline folder whose networks to train further")
     args = parser.parse_args(argv)
+    from_signs = round(args.batch_size * args.sign_share)
+    if not 0 < from_signs < args.batch_size:
+        parser.error(f"argument --sign-share: {args.sign_share} of --batch-size {args.batch_size} is all or nothing")
     vae = AutoencoderKL.from_pretrained(args.vae).eval()
     cache = Cache(args.cache)
-    draw = Draws(cache, np.arange(len(cache)), args.batch_size)
+    draw = Draws(cache, np.arange(len(cache)), args.batch_size - from_signs)
+    signs = render_signs(vae, args.signs, SIGNS_SEED)
     tokenizer = build_tokenizer()
+    spelling = Spelling(tokenizer)
     torch.manual_seed(args.seed)
     text_encoder, unet = build(tokenizer)
     if args.init is not None:
@@ -96,25 +113,30 @@ def main(argv: list[str] | None = None) -> None:
     model = TextToImage(text_encoder, unet.to(memory_format=torch.channels_last))
     noise_scheduler = scheduler()
 
-    def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
-        batch = draw(rng)
-        dropped = rng.random(len(batch)) < CONDITION_DROPOUT
-        captions = ["" if drop else text for drop, text in zip(dropped, batch.caption(rng), strict=True)]
+        batch, rows = draw(rng), rng.integers(len(signs), size=from_signs)
+        latents = torch.cat([signs.latents[rows], batch.latents]).float()
+        boxes = torch.cat([signs.boxes[rows], torch.zeros(len(batch), *signs.boxes.shape[1:], dtype=torch.int64)])
+        texts = [signs.captions[row][rng.integers(PARAPHRASES)] for row in rows] + batch.caption(rng)
+        dropped = rng.random(args.batch_size) < CONDITION_DROPOUT
+        captions = ["" if drop else text for drop, text in zip(dropped, texts, strict=True)]
         input_ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         # Stratified, one timestep from every stretch, for a less noisy gradient. Two thirds of them crowd around the
         # middle noise levels (logit-normal, arXiv 2403.03206), where shapes are decided.
-        u = (np.arange(args.batch_size) + rng.random(args.batch_size)) / args.batch_size
+        u = (rng.permutation(args.batch_size) + rng.random(args.batch_size)) / args.batch_size
         timesteps = 1000 * np.where(rng.random(args.batch_size) < 0.35, u, expit(0.8 * ndtri(u) - 0.3))
-        return batch.latents.float(), torch.from_numpy(timesteps).long().clamp(max=999), input_ids
+        return latents, torch.from_numpy(timesteps).long().clamp(max=999), input_ids, boxes
 
-    def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         device = next(model.parameters()).device
-        latents, timesteps, input_ids = (t.to(device) for t in batch)
+        latents, timesteps, input_ids, boxes, place, letter = (t.to(device) for t in (*batch, *spelling(batch[2])))
         noise = torch.randn_like(latents)
         noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        loss = F.mse_loss(model(noisy, timesteps, input_ids), noise_scheduler.get_velocity(latents, noise, timesteps))
-        return loss, {}
+        seen = noise_scheduler.alphas_cumprod.to(device)[timesteps].sqrt()
+        prediction, spelled = model(noisy, timesteps, input_ids, place, letter, boxes, seen)
+        loss = F.mse_loss(prediction.float(), noise_scheduler.get_velocity(latents, noise, timesteps))
+        return loss + spelled, {"denoising": loss.detach(), "spelling": spelled.detach()}
 
     report = loop.fit(args, model, batch_of, loss_of)
     pipe = StableDiffusionPipeline(
