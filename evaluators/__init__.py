@@ -22,10 +22,12 @@ from .pixel.open_clip import OpenCLIPScore, OpenCLIPTower
 from .pixel.pickscore import PickScore
 from .pixel.vqa import VQAScore
 from .token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
-from .token.base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .token.base import Embeddings, Frames, TokenContext, TokenEvaluator, as_token_evaluator
 from .token.baselines import RandomTokens, UniformTokens
 from .token.conditional import ConditionalDiversity
+from .token.distinct import VideoDistinctness
 from .token.diversity import Diversity
+from .token.frames import FrameChange
 from .token.graph import WeightedPageRank
 from .token.pivots import PivotDissimilarity
 from .token.raters import RaterAttention
@@ -42,6 +44,8 @@ TOKEN_EVALUATORS = {
     "diversity": Diversity,
     "conditional_diversity": ConditionalDiversity,
     "pivots": PivotDissimilarity,
+    "frame_change": FrameChange,
+    "distinctness": VideoDistinctness,
     "similarity": InstructionSimilarity,
     "random": RandomTokens,
     "uniform": UniformTokens,
@@ -63,6 +67,8 @@ __all__ = [
     "Diversity",
     "Embeddings",
     "Evaluator",
+    "FrameChange",
+    "Frames",
     "FunctionEvaluator",
     "HPSv21",
     "ImageReward",
@@ -88,6 +94,7 @@ __all__ = [
     "TokenTransition",
     "UniformTokens",
     "VQAScore",
+    "VideoDistinctness",
     "WeightedPageRank",
     "as_evaluator",
     "as_token_evaluator",

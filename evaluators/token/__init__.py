@@ -2,10 +2,12 @@
 the model, and nothing of the model itself, nor of how many tokens stay."""
 
 from .attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
-from .base import Embeddings, TokenContext, TokenEvaluator, as_token_evaluator
+from .base import Embeddings, Frames, TokenContext, TokenEvaluator, as_token_evaluator
 from .baselines import RandomTokens, UniformTokens
 from .conditional import ConditionalDiversity
+from .distinct import VideoDistinctness
 from .diversity import Diversity
+from .frames import FrameChange
 from .graph import WeightedPageRank
 from .pivots import PivotDissimilarity
 from .raters import RaterAttention
@@ -17,6 +19,8 @@ __all__ = [
     "ConditionalDiversity",
     "Diversity",
     "Embeddings",
+    "FrameChange",
+    "Frames",
     "InstructionAttention",
     "InstructionSimilarity",
     "LastTokenAttention",
@@ -27,6 +31,7 @@ __all__ = [
     "TokenEvaluator",
     "TokenTransition",
     "UniformTokens",
+    "VideoDistinctness",
     "WeightedPageRank",
     "as_token_evaluator",
 ]

@@ -35,6 +35,21 @@ class Embeddings(NamedTuple):
     spoken: torch.Tensor
 
 
+class Frames(NamedTuple):
+    """Where the visual tokens of a row stand in videos; all ``(batch, n)``, aligned with `Embeddings.tokens`.
+
+    Attributes:
+        image: of which image or video of its row a token is.
+        frame: of which frame of it, from 0; -1 for what belongs to none, as a newline after a video.
+        length, size: how many frames it has, and how many tokens each of them; an image has 1.
+    """
+
+    image: torch.Tensor
+    frame: torch.Tensor
+    length: torch.Tensor
+    size: torch.Tensor
+
+
 @dataclass(frozen=True)
 class TokenContext:
     """What the host knows about the visual tokens at one depth. Everything costly is a function, called if needed.
@@ -53,6 +68,7 @@ class TokenContext:
             drafted or answered.
         last: ``(batch, length)``, True at the last token of the prompt.
         embeddings: `Embeddings`. Its words are those of `instruction`, in order.
+        frames: `Frames` of what `embeddings` has.
         accumulated: by evaluator name, what its `observe` returned, summed over the layers run ``(batch, tokens)``.
         attention: given a mask of queries ``(batch, length)``, the attention weight that each token receives, averaged
             over these queries, ``(batch, heads, tokens)``; zero in a row without queries. The layer is the one that
@@ -82,6 +98,7 @@ class TokenContext:
     instruction: torch.Tensor | None = None
     last: torch.Tensor | None = None
     embeddings: Callable[[], Embeddings] | None = None
+    frames: Callable[[], Frames] | None = None
     accumulated: Mapping[str, torch.Tensor] = field(default_factory=dict)
     attention: Received | None = None
     attention_matrix: Callable[[], torch.Tensor] | None = None
@@ -103,6 +120,8 @@ class TokenContext:
     def need(self, attribute: Literal["states", "place", "instruction", "last"], reader: str) -> torch.Tensor: ...
     @overload
     def need(self, attribute: Literal["embeddings"], reader: str) -> Callable[[], Embeddings]: ...
+    @overload
+    def need(self, attribute: Literal["frames"], reader: str) -> Callable[[], Frames]: ...
     @overload
     def need(self, attribute: Literal["attention"], reader: str) -> Received: ...
     @overload

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from evaluators.token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
 from evaluators.token.baselines import RandomTokens, UniformTokens
 from evaluators.token.conditional import ConditionalDiversity
+from evaluators.token.distinct import VideoDistinctness
 from evaluators.token.diversity import Diversity
+from evaluators.token.frames import FrameChange
 from evaluators.token.graph import WeightedPageRank
 from evaluators.token.pivots import PivotDissimilarity
 from evaluators.token.raters import RaterAttention
@@ -88,6 +90,19 @@ def dart(depth: int) -> TokenPruning:
     return TokenPruning([PivotDissimilarity()], {min(2, depth - 1): 128 / 576})
 
 
+def evs(depth: int) -> TokenPruning:
+    """The first frame of a video and what changes from frame to frame, a quarter of its tokens, before the first layer.
+
+    EVS, as in vLLM and SGLang, where the share is the user's.
+    """
+    return TokenPruning([FrameChange()], {0: 0.25})
+
+
+def vidcom2(depth: int) -> TokenPruning:
+    """A quarter of a video's tokens, those that stand out, before the first layer (VidCom2, arXiv 2505.14454)."""
+    return TokenPruning([VideoDistinctness()], {0: 0.25})
+
+
 def random(depth: int) -> TokenPruning:
     """The baseline: random tokens, before the first layer."""
     return TokenPruning([RandomTokens()], {0: 0.125})
@@ -120,6 +135,8 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "divprune": divprune,
     "cdpruner": cdpruner,
     "dart": dart,
+    "evs": evs,
+    "vidcom2": vidcom2,
     "zero-tprune": zero_tprune,
     "random": random,
     "uniform": uniform,

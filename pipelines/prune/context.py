@@ -84,6 +84,7 @@ def token_context(
         instruction=run.at_slots(instruction),
         last=last_true(run.at_slots(asked)),
         embeddings=embeddings,
+        frames=run.frames,
         accumulated=run.accumulated,
         attention=attention,
         keys=keys,

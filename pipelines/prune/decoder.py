@@ -133,15 +133,16 @@ class DecoderPruner:
             )
         real = mask.to(embeds.device).bool()
         prompt = None
-        image, images = None, 1
+        image, images, frames = None, 1, None
         if kind is not None:
             kind = kind.to(embeds.device)
             prompt = self.prompts.read(seen, (kind > 0) & real[:, seen:], real[:, seen:])
             if prompt.visual.any():
                 image, images = self.visual.images(kind, prompt.visual)
+                frames = functools.partial(self.visual.frames, kind, prompt.visual, image)
             else:
                 prompt = None
-        self.running.run = Run(seen, length, real, embeds, prompt, image, images)
+        self.running.run = Run(seen, length, real, embeds, prompt, image, images, frames)
         if prompt is not None:
             self.traces.add(PruningTrace(prompt.visual))
 

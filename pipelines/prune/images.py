@@ -3,13 +3,17 @@
 import functools
 import inspect
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from evaluators.token.base import Frames
+
 from .modules import VisionLanguageModel
 
 BY_ROW = ("idefics2", "idefics3", "smolvlm")  # whose encoders return the images of a row as one
+BY_FRAME = ("video_llava",)  # whose encoders return the frames of all videos, which have equally many, one by one
 # The kinds of visual tokens: names of their id in a config, and of what encodes them.
 KINDS = (("image_token_id", "get_image_features", "image"), ("video_token_id", "get_video_features", "video"))
 
@@ -26,11 +30,15 @@ class Seen(threading.local):
     Attributes:
         kind: ``(batch, length)``, 0 for text, else from 1 the place in `KINDS`; `None` where nothing is visual.
         sizes: by name in `KINDS`, how many tokens each image or video has, in order.
+        frames: how many frames each video had before `generate` repeated any; `None` where its encoder was not told.
+        encoding: whether an encoder runs, which may call another for it.
     """
 
     def __init__(self) -> None:
         self.kind: torch.Tensor | None = None
         self.sizes: dict[str, list[int]] = {}
+        self.frames: list[int] | None = None
+        self.encoding = False
 
 
 def sizes_of(output: Any) -> list[int] | None:
@@ -41,6 +49,14 @@ def sizes_of(output: Any) -> list[int] | None:
     if isinstance(features, (list, tuple)) and all(isinstance(f, torch.Tensor) and f.ndim == 2 for f in features):
         return [len(f) for f in features]
     return None
+
+
+def frames_of(call: Mapping[str, Any]) -> list[int] | None:
+    """How many frames each video has, of the arguments of a host's video encoder; `None` where they do not say."""
+    grid, pixels = call.get("video_grid_thw"), call.get("pixel_values_videos")
+    if grid is not None:
+        return grid[:, 0].tolist()
+    return [pixels.shape[1]] * len(pixels) if isinstance(pixels, torch.Tensor) and pixels.ndim == 5 else None
 
 
 class VisualTokens:
@@ -67,19 +83,34 @@ class VisualTokens:
             self.host.__dict__.pop(encoder, None)
 
     def encode(self, stock: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        output = stock(*args, **kwargs)
+        """An encoder of the host, whose output then also has the `frames` of videos: it may go through `generate`."""
+        if self.seen.encoding:
+            return stock(*args, **kwargs)
+        self.seen.encoding = True
+        try:
+            output = stock(*args, **kwargs)
+        finally:
+            self.seen.encoding = False
+        if name == "video" and not isinstance(output, (tuple, torch.Tensor)):
+            output.frames = frames_of(inspect.signature(stock).bind(*args, **kwargs).arguments)
         self.note(name, output)
         return output
 
     def note(self, name: str, output: Any) -> None:
-        if self.host.config.model_type not in BY_ROW and (sizes := sizes_of(output)) is not None:
-            self.seen.sizes[name] = sizes
+        sizes = sizes_of(output)
+        if self.host.config.model_type in BY_ROW or sizes is None:
+            return
+        if name == "video":
+            self.seen.frames = frames = getattr(output, "frames", None)
+            if self.host.config.model_type in BY_FRAME and frames:
+                sizes = [sum(sizes[n : n + frames[0]]) for n in range(0, len(sizes), frames[0])]
+        self.seen.sizes[name] = sizes
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call of the host begins; returns its arguments by name."""
         call = self.signature.bind(*args, **kwargs).arguments
         seen, (ids, embeds) = self.seen, (call.get("input_ids"), call.get("inputs_embeds"))
-        seen.kind, seen.sizes = None, {}
+        seen.kind, seen.sizes, seen.frames = None, {}, None
         for name, output in (call.get("mm_encoder_outputs") or {}).items():
             self.note(name, output)
         given = ids if ids is not None else embeds
@@ -115,3 +146,40 @@ class VisualTokens:
                 starts |= tokens & ~torch.nn.functional.pad(tokens, (1, 0))[:, :-1]
         image = (starts.cumsum(1) - 1).clamp(min=0)
         return image, int(image.max()) + 1
+
+    def frames(self, kind: torch.Tensor, visual: torch.Tensor, image: torch.Tensor) -> Frames:
+        """See `TokenContext.frames`.
+
+        Args:
+            kind: `Seen.kind`.
+            visual: ``(batch, length)``, the tokens that count.
+            image: what `images` found.
+
+        Raises:
+            ValueError: there are videos, whose tokens or whose frames `model` does not tell.
+        """
+        known, sizes = self.seen.frames, self.seen.sizes.get("video", [])
+        videos = [name for _, _, name in KINDS].index("video") + 1
+        if sizes and not bool((kind == videos).any()):
+            raise ValueError("`frames` of a video are read, and `model` gives its tokens the id of images (GLM-V).")
+        repeats = max(1, len(sizes) // len(known)) if known else 1  # of rows, one after the other
+        most, first = int(visual.sum(1).max()), 0
+        found = torch.zeros(4, len(visual), most, dtype=torch.long, device=visual.device)
+        for row, (tokens, kinds, images) in enumerate(zip(visual, kind, image, strict=True)):
+            of, video, place, count = images[tokens], kinds[tokens] == videos, 0, 0
+            for number in range(int(of.max()) + 1 if len(of) else 0):
+                own = of == number
+                length, frames = int(own.sum()), 1
+                if bool(video[own].any()):
+                    if not known:
+                        raise ValueError("`frames` of a video are read, and `model` does not say how many it has.")
+                    frames, count = known[(first + count) % len(known)], count + 1
+                size = length // frames
+                frame = torch.arange(length, device=of.device) // max(size, 1)
+                values = (own.new_full((length,), number, dtype=torch.long), frame.where(frame < frames, -1))
+                found[:2, row, place : place + length] = torch.stack(values)
+                found[2:, row, place : place + length] = torch.tensor([[frames], [size]], device=of.device)
+                place += length
+            if (row + 1) % repeats == 0:
+                first += count
+        return Frames(*found)

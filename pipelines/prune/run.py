@@ -1,12 +1,14 @@
 """What the hooks of one pruned forward share, and what is kept of it."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache
 
+from evaluators.token.base import Frames
 from guidance.tokens.pruning import Decision
 
 from .attention import compact
@@ -49,6 +51,7 @@ class Run:
         embeds: what the first layer was given, ``(batch, length, dim)``.
         prompt: `None` where the chunk has no visual token.
         image, images: ``(batch, length)``, of which image of its row a visual token is, and how many a row has at most.
+        frames: finds `TokenContext.frames`.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
         places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
@@ -64,6 +67,7 @@ class Run:
     prompt: Prompt | None
     image: torch.Tensor | None = None
     images: int = 1
+    frames: Callable[[], Frames] | None = None
     slots: torch.Tensor | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 import prune_hosts as hosts
 import pytest
-from prune_runs import HOST, build, close
+import torch
+from prune_runs import HOST, build, close, generate
 
 from guidance.tokens.pruning import TokenPruning
 from pipelines.prune.cache import cache_of
@@ -36,3 +37,71 @@ def test_rotated_keys_and_what_is_read_out(name, cached):
 def test_keys_of_a_layer_that_was_not_run():
     with prune(build("llava"), "dart", keep={0: 0.5}), pytest.raises(ValueError, match="before the first layer"):
         build("llava")(**hosts.inputs("llava"))
+
+
+def videos(rows: list[list[int]], frames: dict[int, int]) -> dict[str, torch.Tensor]:
+    """A batch for Qwen2-VL of rows of the lengths of videos; `frames` of a video of so many tokens."""
+    ids = [[1, 5, *[t for n in row for t in [hosts.VIDEO] * n + [6]], 7, 8, 9] for row in rows]
+    longest = max(map(len, ids))
+    ids = torch.tensor([[hosts.PAD] * (longest - len(r)) + r for r in ids])
+    grids = [[frames[n], 4, 4 * n // frames[n] // 4] for row in rows for n in row]
+    pixels = torch.randn(sum(4 * n for row in rows for n in row), 96, generator=torch.Generator().manual_seed(0))
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != hosts.PAD).long(),
+        "mm_token_type_ids": (ids == hosts.VIDEO).int() * 2,
+        "pixel_values_videos": pixels,
+        "video_grid_thw": torch.tensor(grids),
+    }
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_frames_of_videos(beams):
+    """Of several videos in a row, in a batch, and where `generate` repeats rows for beams."""
+    model, read = build("qwen2_vl"), []
+
+    def reader(tokens, context):
+        read.append((context.frames(), context.ordinal, context.valid))
+        return tokens.mean(-1)
+
+    rows, frames = [[24, 16], [], [32]], {24: 3, 16: 2, 32: 4}
+    batch = videos(rows, frames)
+    with prune(model, TokenPruning([reader], {1: 0.5})):
+        model.generate(**batch, num_beams=beams, max_new_tokens=2, do_sample=False)
+    (given, _, _) = read[0]
+    assert len(given.frame) == 3 * beams
+    for n, row in enumerate(r for r in rows for _ in range(beams)):
+        expected = [(v, t // 8, frames[s], 8) for v, s in enumerate(row) for t in range(s)]
+        assert torch.stack(given, -1)[n, : len(expected)].tolist() == [list(e) for e in expected]
+
+
+@pytest.mark.parametrize("method", ["evs", "vidcom2"])
+def test_videos_are_pruned(method):
+    """A batch is its samples; the first frame stays by EVS; what is dropped might as well be masked."""
+    model = build("qwen2_vl")
+    batch = videos([[24, 16], [32]], {24: 3, 16: 2, 32: 4})
+    with prune(model, method, keep=0.5) as pruner:
+        together = generate(model, batch)
+        trace = pruner.last
+        alone = generate(
+            model, videos([[24, 16]], {24: 3, 16: 2}) | {"pixel_values_videos": batch["pixel_values_videos"][:160]}
+        )
+    assert trace.kept[0].sum(1).tolist() == [20, 16]
+    kept = trace.kept[0][0][trace.visual[0]]
+    if method == "evs":
+        assert kept[:8].all() and kept[24:32].all() and kept[8:24].sum() == 4
+    close(torch.stack(together.logits, 1)[0], torch.stack(alone.logits, 1)[0])
+    grown = hosts.extend(batch, together.sequences)
+    expected = hosts.masked_logits(model, grown, hosts.gone(trace, together.sequences.shape[1]))
+    close(torch.stack(together.logits, 1), expected[:, batch["input_ids"].shape[1] - 1 : -1])
+
+
+def test_frames_that_nobody_told():
+    """Features that came from elsewhere; a prompt of images alone has one frame each."""
+    model, batch = build("qwen2_vl"), videos([[32]], {32: 4})
+    features = model.get_video_features(batch.pop("pixel_values_videos"), batch["video_grid_thw"])
+    with prune(model, "evs", keep=0.5), pytest.raises(ValueError, match="does not say how many"):
+        model(**batch, mm_encoder_outputs={"video": features})
+    with prune(model, "evs", keep=0.5) as pruner:
+        model(**hosts.inputs("qwen2_vl", (1,)))
+    assert (pruner.last.decisions[0].stays[0].nonzero().flatten() // 2).tolist() == list(range(8))  # evenly spaced

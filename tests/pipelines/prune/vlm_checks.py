@@ -86,6 +86,29 @@ def a_batch_is_its_samples(model: Any, method: str) -> None:
             close(torch.stack(together.logits, 1)[i], torch.stack(single.logits, 1)[0])
 
 
+def videos_by_frames(model: Any, method: str) -> None:
+    """The dropped tokens of videos might as well be attended to by nobody; a batch is its samples."""
+    decoder = find_host(model, "")[1]
+    if model.config.model_type.startswith("glm"):
+        batch = hosts.collate(model, ROWS) | {
+            "mm_encoder_outputs": hosts.collate(model, ROWS, "video")["mm_encoder_outputs"]
+        }
+        with prune(model, method), pytest.raises(ValueError, match="the id of images"):
+            model(**batch)
+        return
+    with prune(model, method, keep={0: 0.5}) as pruner:
+        out = model(**hosts.collate(model, ROWS, "video")).logits
+        trace = pruner.last
+        alone = [model(**hosts.collate(model, [row], "video")).logits[0] for row in ROWS]
+    assert trace.kept[0].sum(1).tolist() == [n * hosts.TOKENS // 2 for n in (1, 2, 1)]
+    whole = hosts.collate(model, ROWS, "video")
+    real = whole["attention_mask"].bool() & (trace.kept[0] | ~trace.visual)
+    expected = prune_hosts.masked(model, whole, prune_hosts.gone(trace, out.shape[1]), decoder=decoder).logits
+    close(out[real], expected[real])
+    for row, own, length in zip(out, alone, (len(r["ids"]) for r in ROWS), strict=True):
+        close(row[-length:], own)
+
+
 def every_way_to_write(model: Any) -> None:
     """With cache and without, beams, sampling, drafts; and static caches are refused."""
 
@@ -122,6 +145,9 @@ def is_supported(name: str) -> None:
         for method in ("transprune", "fastv"):
             a_batch_is_its_samples(model, method)
         every_way_to_write(model)
+        if hasattr(find_host(model, "")[0], "get_video_features"):
+            for method in ("evs", "vidcom2"):
+                videos_by_frames(model, method)
 
 
 def is_refused(name: str) -> str:

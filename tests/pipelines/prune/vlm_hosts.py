@@ -154,14 +154,24 @@ def row(images: int, seed: int) -> dict[str, Any]:
     return {"ids": ids, "features": [torch.randn(4, TOKENS, 32, generator=generator) for _ in range(images)]}
 
 
-def collate(model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of rows, padded on the left. `generate` changes the features, so each call wants its own batch."""
+def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict[str, Any]:
+    """A batch of rows, padded on the left. `generate` changes the features, so each call wants its own batch.
+
+    Args:
+        kind: "image" or "video", which has 3 frames.
+    """
     length = max(len(r["ids"]) for r in rows)
     ids = torch.tensor([[PAD] * (length - len(r["ids"])) + r["ids"] for r in rows])
+    if kind == "video":
+        ids = torch.where(ids == IMAGE, VIDEO, ids)
     mask = torch.tensor([[0] * (length - len(r["ids"])) + [1] * len(r["ids"]) for r in rows])
     features = [f for r in rows for f in r["features"]]
     given = [f[0].clone() for f in features]
-    image = BaseModelOutputWithPooling(pooler_output=torch.stack(given) if stacked(model) else given)
+    apart = not stacked(model) and (kind == "image" or model.config.model_type != "llava_onevision")
+    image = BaseModelOutputWithPooling(pooler_output=given if apart else torch.stack(given))
+    if kind == "video" and model.config.model_type == "video_llava":  # one by one
+        image.pooler_output = image.pooler_output.view(-1, TOKENS // 3, 32)
     image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
     image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
-    return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {"image": image}}
+    image.frames = [3] * len(features)  # of a video
+    return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {kind: image}}
