@@ -39,7 +39,7 @@ class NoiseSearch(GreedySearch):
             image = pipe("two red circles").images[0]
 
     Args:
-        evaluators, weights, start, stop, every: as of `GreedySearch`, at least one evaluator. A step that is not
+        evaluators, weights, start, stop, every, pull: as of `GreedySearch`, at least one evaluator. A step that is not
             searched adds the noise that the pipeline itself would.
         scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``. A single one
             is static guidance, and then draws are compared at it.
@@ -59,8 +59,9 @@ class NoiseSearch(GreedySearch):
         start: float = 0.0,
         stop: float = 1.0,
         every: int = 1,
+        pull: float = 0.0,
     ) -> None:
-        super().__init__(evaluators, SCALES if scales is None else scales, weights, start, stop, every)
+        super().__init__(evaluators, SCALES if scales is None else scales, weights, start, stop, every, pull=pull)
         self.scales = () if scales is None else self.scales
         if not self.of_noise.evaluators:
             raise ValueError("`evaluators` has none that reads noisy latents: only these tell draws apart.")

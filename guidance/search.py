@@ -35,6 +35,9 @@ class GreedySearch(Panel):
             the paper's own ``"adaptive"``, by the relative gain of its scores since they were last asked for, and
             ``"adaptive_abs"``, by the size of that gain (`evaluators.combine.relative_gain`); at the first step all are
             equal.
+        pull: how much a scale must be better, in units of the evaluators' calibrated spread, to be worth a change of
+            ``log(1 + scale)`` by 1 from that of the step before (from the pipeline's own at the first). 0 lets a search
+            jump from one end of its scales to the other where its evaluators hardly see a difference.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none, or no list.
@@ -51,6 +54,7 @@ class GreedySearch(Panel):
         stop: float = 1.0,
         every: int = 1,
         weighting: str = "calibrated",
+        pull: float = 0.0,
     ) -> None:
         super().__init__(evaluators, weights)
         if not isinstance(scales, Iterable):
@@ -68,7 +72,9 @@ class GreedySearch(Panel):
             raise ValueError(f"`every` must be an integer of at least 1, got {every!r}.")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}.")
-        self.weighting = weighting
+        if not (math.isfinite(pull) and pull >= 0):
+            raise ValueError(f"`pull` must be finite and at least 0, got {pull!r}.")
+        self.weighting, self.pull = weighting, pull
         self._before: dict[str, torch.Tensor] = {}  # each evaluator's mean score (batch, 1) when it was last asked
 
     def decide(self, step: DenoisingStep) -> Decision | tuple[torch.Tensor | None, dict]:
@@ -107,10 +113,14 @@ class GreedySearch(Panel):
         return by_gain(self._gain)
 
     def scale_of(self, total: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
-        """The best scale of every row ``(batch,)`` by `total` ``(batch, candidates)``, the pipeline's own where that
-        tells no candidates of a row apart."""
+        """The best scale of every row ``(batch,)`` by `total` ``(batch, candidates)`` less what the pull takes off, the
+        pipeline's own where `total` tells no candidates of a row apart."""
         told = total.isfinite().any(dim=1) & ~level(total)
-        return torch.where(told, torch.tensor(self.scales, device=total.device)[preferred(total)], step.own_scale)
+        scales = torch.tensor(self.scales, device=total.device)
+        if self.pull:
+            before = step.full(step.own_scale) if step.previous is None else step.previous
+            total = total - self.pull * (scales.log1p() - before.to(total)[:, None].log1p()).abs()
+        return torch.where(told, scales[preferred(total)], step.own_scale)
 
     def unsearched(self, step: DenoisingStep) -> tuple[torch.Tensor | None, dict] | None:
         """The decision at a step outside the window or between two searches, `None` where it is to be searched."""

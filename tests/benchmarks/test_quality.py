@@ -77,7 +77,7 @@ def test_ablations_change_one_thing(pipe):
     for name, method in table.items():
         search, base = method.guidance, noise if name.startswith("ablation:noise") else pipe.guidance
         assert type(search) is type(base) and method.options == (unchanged.options if base is noise else {}), name
-        settings = ("scales", "noises", "start", "stop", "every", "weights", "weighting")
+        settings = ("scales", "noises", "start", "stop", "every", "weights", "weighting", "pull")
         changed = [key for key in settings if getattr(search, key) != getattr(base, key)]
         panel = [(e.name, e.calibration, e.space) for e in search.evaluators.values()]
         if panel != [(e.name, e.calibration, e.space) for e in base.evaluators.values()]:

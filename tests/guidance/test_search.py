@@ -104,6 +104,18 @@ def test_window(start, stop, inside):
     assert [i for i in range(5) if decide(search, index=i)[0] is not None] == list(inside)
 
 
+def test_pull_asks_what_a_change_is_worth():
+    search = GreedySearch([table([0.0])], SCALES, pull=1.0)
+    total = torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.3, 1.1]])
+    # From 1 to 4 is log(5 / 2) = 0.92, from 1 to 2 log(3 / 2) = 0.41.
+    assert search.scale_of(total, step(own_scale=1.0)).tolist() == [1.0, 4.0]
+    assert search.scale_of(total, step(own_scale=1.0, previous=torch.tensor([4.0, 1.0]))).tolist() == [4.0, 4.0]
+    assert GreedySearch([table([0.0])], SCALES).scale_of(total, step(own_scale=1.0)).tolist() == [4.0, 4.0]
+    for wrong in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="`pull` must be finite and at least 0"):
+            GreedySearch([table([0.0])], SCALES, pull=wrong)
+
+
 def test_every_holds_what_was_chosen_before():
     search, held = GreedySearch([table([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])], SCALES, every=3), torch.tensor([2.0, 1.0])
     chosen = [decide(search, index=i, previous=held)[0].tolist() for i in range(5)]
