@@ -21,7 +21,7 @@ from .pixel.ocr import OCRScore
 from .pixel.open_clip import OpenCLIPScore, OpenCLIPTower
 from .pixel.pickscore import PickScore
 from .pixel.vqa import VQAScore
-from .token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from .token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention, PatchAttention
 from .token.base import Embeddings, Frames, TokenContext, TokenEvaluator, as_token_evaluator
 from .token.baselines import RandomTokens, UniformTokens
 from .token.conditional import ConditionalDiversity
@@ -40,6 +40,7 @@ TOKEN_EVALUATORS = {
     "last_token": LastTokenAttention,
     "raters": RaterAttention,
     "class_token": ClassTokenAttention,
+    "patches": PatchAttention,
     "page_rank": WeightedPageRank,
     "diversity": Diversity,
     "conditional_diversity": ConditionalDiversity,
@@ -84,6 +85,7 @@ __all__ = [
     "OCRScore",
     "OpenCLIPScore",
     "OpenCLIPTower",
+    "PatchAttention",
     "PickScore",
     "PivotDissimilarity",
     "PixelEvaluator",

@@ -1,7 +1,7 @@
 """Scores of visual tokens inside a vision-language model or a vision encoder. They know what a `TokenContext` tells of
 the model, and nothing of the model itself, nor of how many tokens stay."""
 
-from .attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from .attention import ClassTokenAttention, InstructionAttention, LastTokenAttention, PatchAttention
 from .base import Embeddings, Frames, TokenContext, TokenEvaluator, as_token_evaluator
 from .baselines import RandomTokens, UniformTokens
 from .conditional import ConditionalDiversity
@@ -24,6 +24,7 @@ __all__ = [
     "InstructionAttention",
     "InstructionSimilarity",
     "LastTokenAttention",
+    "PatchAttention",
     "PivotDissimilarity",
     "RandomTokens",
     "RaterAttention",

@@ -39,7 +39,21 @@ class ClassTokenAttention(TokenEvaluator):
     "dominant tokens")."""
 
     name = "class_token"
-    reads_encoder = True
+    reads_encoder = "class_token"
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        return context.need("encoder_attention", self.name)()
+
+
+class PatchAttention(TokenEvaluator):
+    """Attention that all patches give the token in the vision encoder, mean over heads: for encoders without a class
+    token (VisionZip, arXiv 2412.04467, as its authors have it for Qwen2.5-VL). In an encoder on its own, in the layer
+    that has just run."""
+
+    name = "patches"
+    reads_encoder = "columns"
+
+    def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
+        if context.attention_matrix is not None:
+            return context.attention_matrix().mean(1).sum(1)
         return context.need("encoder_attention", self.name)()

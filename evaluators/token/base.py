@@ -78,8 +78,9 @@ class TokenContext:
         keys: of the layer that runs next, before any rotation, ``(batch, tokens, heads · head dim)``.
         rotated_keys: of the layer that has just run, of the whole sequence, ``(batch, length, key heads · head dim)``.
         read_out: `states` after the norm that follows the last layer.
-        encoder_attention: attention of the vision encoder's class token to each token, summed over heads,
-            ``(batch, tokens)``; where the encoder itself is pruned, in the layer that has just run.
+        encoder_attention: attention of the vision encoder's class token to each token, summed over heads, or of all its
+            patches, mean over heads, as `TokenEvaluator.reads_encoder` says, ``(batch, tokens)``; where the encoder
+            itself is pruned, of the class token in the layer that has just run.
         encoder_keys: keys of that layer of the vision encoder, mean over heads, ``(batch, tokens, head dim)``.
         encoder_states: what the vision encoder made of each token, before it was projected for the language model,
             ``(batch, tokens, encoder dim)``.
@@ -161,7 +162,7 @@ class TokenEvaluator:
     as it is there, text and all, and ``valid`` ``(batch, length)``, False at padding and behind the prompt. What it
     returns for visual tokens is summed in `TokenContext.accumulated`.
 
-    One that reads `TokenContext.encoder_attention` sets `reads_encoder`.
+    One that reads `TokenContext.encoder_attention` sets `reads_encoder` to "class_token" or "columns".
     """
 
     name: str

@@ -42,7 +42,7 @@ class ConditionalDiversity(TokenEvaluator):
 
     def __init__(self, relevance: Evaluator | Callable | None = None) -> None:
         self.relevance = None if relevance is None else as_token_evaluator(relevance)
-        self.reads_encoder = getattr(self.relevance, "reads_encoder", False)
+        self.reads_encoder = getattr(self.relevance, "reads_encoder", None)
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         if self.relevance is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from evaluators.token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention
+from evaluators.token.attention import ClassTokenAttention, InstructionAttention, LastTokenAttention, PatchAttention
 from evaluators.token.baselines import RandomTokens, UniformTokens
 from evaluators.token.conditional import ConditionalDiversity
 from evaluators.token.distinct import VideoDistinctness
@@ -72,6 +72,14 @@ def visionzip(depth: int) -> TokenPruning:
     return TokenPruning([ClassTokenAttention()], {0: 64 / 576}, contextual=10 / 64)
 
 
+def visionzip_columns(depth: int) -> TokenPruning:
+    """45 % of the tokens by the attention of all patches and 5 % that take up the others, before the first layer.
+
+    VisionZip, arXiv 2412.04467, for encoders without a class token.
+    """
+    return TokenPruning([PatchAttention()], {0: 0.5}, contextual=0.1)
+
+
 def divprune(depth: int) -> TokenPruning:
     """The most diverse tokens, before the first layer (DivPrune, arXiv 2503.02175)."""
     return TokenPruning([Diversity()], {0: 0.098})
@@ -132,6 +140,7 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
     "visionzip": visionzip,
+    "visionzip-columns": visionzip_columns,
     "divprune": divprune,
     "cdpruner": cdpruner,
     "dart": dart,

@@ -10,7 +10,7 @@ from evaluators.token.base import Embeddings, TokenContext
 from .attention import attention_received, compact, projected, take
 from .modules import LanguageModel
 from .prompt import last_true
-from .reader import ClassTokenReader
+from .reader import EncoderReader
 from .run import Run, Stage
 
 
@@ -21,7 +21,7 @@ def token_context(
     keep: torch.Tensor,
     model: LanguageModel,
     stage_of: Callable[[torch.Tensor | None], Stage],
-    reader: ClassTokenReader | None,
+    reader: EncoderReader | None,
 ) -> TokenContext:
     """The context of a pruning before layer `index`.
 
@@ -92,6 +92,6 @@ def token_context(
         read_out=(lambda: norm(states)) if norm is not None else None,
         encoder_attention=(lambda: reader(visual).attention.gather(1, origin) * valid) if reader else None,
         encoder_keys=(lambda: take(reader(visual).keys, origin)) if reader else None,
-        encoder_states=(lambda: take(reader(visual).states, origin)) if reader else None,
+        encoder_states=(lambda: take(reader(visual).states, origin)) if reader and reader.projects else None,
         patches=(lambda: reader(visual).patches.gather(1, origin) & valid) if reader else None,
     )

@@ -27,7 +27,7 @@ from .hosts import check_decoder
 from .images import VisualTokens
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
-from .reader import ClassTokenReader
+from .reader import EncoderReader
 from .run import PruningTrace, Run, Stage, Traces
 
 
@@ -72,7 +72,7 @@ class DecoderPruner:
         prompts: PromptReader,
         pruning: TokenPruning,
         renumber: bool = False,
-        reader: ClassTokenReader | None = None,
+        reader: EncoderReader | None = None,
     ) -> None:
         check_decoder(language_model, pruning, renumber)
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
@@ -264,11 +264,12 @@ class DecoderPruner:
         assert decision.into is not None
         split, dropped = context.images.split, context.valid & ~decision.stays
         into, reader = split(decision.into), self.reader
-        if reader is None or context.encoder_keys is None or context.encoder_states is None or context.patches is None:
+        if reader is None or context.encoder_keys is None or context.patches is None:
             return context.images.join(merge_dropped(split(tokens), split(dropped), into))
         features, dropped = split(context.encoder_keys()), split(dropped & context.patches())
-        if context.layer:
-            return context.images.join(merge_dropped(split(tokens), dropped, into, features))
+        if context.layer or context.encoder_states is None:  # so its authors do where the encoder itself merges patches
+            add = not context.layer
+            return context.images.join(merge_dropped(split(tokens), dropped, into, features, add))
         states = merge_dropped(split(context.encoder_states()), dropped, into, features, add=True)
         projected = context.images.join(reader.project(states)).to(tokens)
         return torch.where(decision.into[..., None], projected, tokens)

@@ -37,3 +37,4 @@ class VisionLanguageModel(nn.Module):
     get_image_features: Callable[..., Any]
     multi_modal_projector: nn.Module  # LLaVA's
     pack_image_features: Callable[..., Any]  # LLaVA-NeXT's
+    visual: Any  # Qwen-VL's encoder

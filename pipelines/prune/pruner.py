@@ -9,11 +9,13 @@ from torch import nn
 from guidance.tokens.presets import TOKEN_PRESETS
 from guidance.tokens.pruning import TokenPruning, check_keep
 
+from .columns import MergedColumnReader
 from .decoder import DecoderPruner
 from .encoder import ENCODERS, EncoderPruner
 from .hosts import find_host
+from .modules import VisionLanguageModel
 from .prompt import PromptReader
-from .reader import ClassTokenReader
+from .reader import EncoderReader, LayerReader
 from .run import PruningTrace
 
 ENCODER_KINDS = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "vit")
@@ -81,11 +83,18 @@ def prune(
         return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
     host, language_model = find_host(model, kind)
     pruning = _method(method, keep, len(language_model.layers))
-    readers = [e for e in pruning.evaluators.values() if getattr(e, "reads_encoder", False)]
-    reader = ClassTokenReader(host) if readers else None
-    return Pruner(
-        host, DecoderPruner(host, language_model, PromptReader(model, host), pruning, positions == "renumbered", reader)
-    )
+    prompts, reader = PromptReader(model, host), _reader(host, pruning)
+    return Pruner(host, DecoderPruner(host, language_model, prompts, pruning, positions == "renumbered", reader))
+
+
+def _reader(host: VisionLanguageModel, pruning: TokenPruning) -> EncoderReader | None:
+    """What reads the vision encoder of `host` for evaluators that need it."""
+    reads = {read for e in pruning.evaluators.values() if (read := getattr(e, "reads_encoder", None))}
+    if len(reads) > 1:
+        raise ValueError("`method` has an evaluator that reads the class token and one that reads all patches.")
+    if reads == {"columns"} and host.config.model_type not in ("llava", "llava_next"):
+        return MergedColumnReader(host)
+    return LayerReader(host, reads == {"columns"}) if reads else None
 
 
 def _method(method: str | TokenPruning, keep: Any, depth: int) -> TokenPruning:

@@ -112,7 +112,7 @@ def test_visionzip_with_repeated_rows(name):
         assert torch.equal(pruner.last.kept[0], once.repeat_interleave(2, 0))
         features = model.get_image_features(**{k: v for k, v in batch.items() if k not in hosts.only(batch)})
     with prune(model, "visionzip", keep=6) as pruner, pytest.raises(ValueError, match="reads the vision encoder"):
-        del features.class_token
+        del features.read
         model(**hosts.only(batch), mm_encoder_outputs={"image": features})
 
 
