@@ -16,8 +16,8 @@ from torch import nn
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from evaluators.token.base import LayerObserver, TokenContext, observes
-from guidance.tokens.pruning import Decision, TokenPruning, keep_count, merge_dropped
+from evaluators.token.base import LayerObserver, observes
+from guidance.tokens.pruning import TokenPruning, keep_count
 
 from .attention import compact, take
 from .cache import PrunedLayer, cache_of, check_cache, kept_in
@@ -25,6 +25,7 @@ from .context import token_context
 from .hooks import Hooks
 from .hosts import check_decoder
 from .images import VisualTokens
+from .merging import merged
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
 from .reader import EncoderReader
@@ -255,25 +256,6 @@ class DecoderPruner:
         run.stage = Stage(past, kept, valid, mask, rotary)
         return run.stage
 
-    def merged(self, tokens: torch.Tensor, context: TokenContext, decision: Decision) -> torch.Tensor:
-        """`tokens` ``(batch, tokens, dim)`` with those that are dropped in those that take them up, each in its image.
-
-        Before the first layer what the vision encoder made of them is merged and then projected, where it is known, for
-        so VisionZip does it.
-        """
-        assert decision.into is not None
-        split, dropped = context.images.split, context.valid & ~decision.stays
-        into, reader = split(decision.into), self.reader
-        if reader is None or context.encoder_keys is None or context.patches is None:
-            return context.images.join(merge_dropped(split(tokens), split(dropped), into))
-        features, dropped = split(context.encoder_keys()), split(dropped & context.patches())
-        if context.layer or context.encoder_states is None:  # so its authors do where the encoder itself merges patches
-            add = not context.layer
-            return context.images.join(merge_dropped(split(tokens), dropped, into, features, add))
-        states = merge_dropped(split(context.encoder_states()), dropped, into, features, add=True)
-        projected = context.images.join(reader.project(states)).to(tokens)
-        return torch.where(decision.into[..., None], projected, tokens)
-
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
         last = self.traces.last
@@ -299,9 +281,9 @@ class DecoderPruner:
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays
         if decision.into is not None:
-            merged = self.merged(tokens, context, decision)
-            merged = torch.where(valid.to(merged.device)[..., None], merged, tokens)
-            states = states.scatter(1, place.to(states.device)[..., None].expand_as(merged), merged)
+            taken_up = merged(tokens, context, decision, self.reader)
+            taken_up = torch.where(valid.to(taken_up.device)[..., None], taken_up, tokens)
+            states = states.scatter(1, place.to(states.device)[..., None].expand_as(taken_up), taken_up)
 
         slots = run.chunk()
         alive = run.present()
