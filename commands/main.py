@@ -39,6 +39,7 @@ COMMANDS = {
     "benchmark previews": ("benchmarks.previews", "FLOPs of previews and judges of pictures, at the real shapes"),
     "benchmark decodes": ("benchmarks.decodes", "three decoded candidates in the place of eight"),
     "benchmark hosts": ("benchmarks.hosts", "which pipelines can be guided, each one run"),
+    "benchmark upstream": ("benchmarks.upstream", "diffusers' own pipeline tests, made guided and compared"),
     "benchmark vlm-hosts": ("benchmarks.vlm_hosts", "which vision-language models can be pruned, each one run"),
     "benchmark plots": ("benchmarks.plots", "pictures of what the others wrote"),
 }

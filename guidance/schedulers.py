@@ -63,7 +63,8 @@ def check_supported(scheduler: Any) -> None:
     if not known or not hasattr(scheduler, "timesteps"):
         raise ValueError(
             f"`scheduler` {type(scheduler).__name__} is not supported: a scheduler must have `timesteps` and `sigmas` "
-            f"or `alphas_cumprod`; tested are {', '.join(AFFINE)}."
+            "or `alphas_cumprod`, which say how much noise there is, as most of diffusers' do (DDIMScheduler, "
+            "FlowMatchEulerDiscreteScheduler, ...)."
         )
 
 

@@ -127,13 +127,17 @@ def _guided(cls: type[Any], stock: Callable) -> Callable:
     return call
 
 
-def with_true_cfg(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The arguments of a call, with the negative prompt and the ``true_cfg_scale`` that such a pipeline takes to guide,
-    where they are not given; one negative prompt serves all prompts. Others as they are."""
+def with_true_cfg(stock: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call of `stock`, a bound method, with the negative prompt and the ``true_cfg_scale`` that such
+    a pipeline takes to guide, where they are not given; one negative prompt serves all prompts. Others as they are; so
+    are those of a pipeline without text encoders, which could not read a negative prompt."""
     parameters = inspect.signature(stock).parameters
     if not {"true_cfg_scale", "negative_prompt"} <= set(parameters):
         return args, kwargs
     given = inspect.signature(stock).bind(*args, **kwargs).arguments
+    reads = all(part is not None for name, part in vars(stock.__self__).items() if name.startswith("tokenizer"))
+    if given.get("negative_prompt_embeds") is None and not reads:
+        return args, kwargs
     if given.get("negative_prompt_embeds") is None:
         negative = given.get("negative_prompt") or ""
         prompt = given.get("prompt") if given.get("prompt") is not None else given.get("prompt_embeds")

@@ -49,7 +49,7 @@ def loaded(folder):
 
 
 def call(pipe, **kwargs):
-    return pipe(PROMPT, generator=torch.Generator().manual_seed(0), **SIZE | kwargs)
+    return pipe(**{"prompt": PROMPT, "generator": torch.Generator().manual_seed(0)} | SIZE | kwargs)
 
 
 # ------------------------------------------------------------------------------------------------------ the classes
@@ -181,6 +181,25 @@ def test_the_warning_points_at_the_call(loaded):
     with pytest.warns(UserWarning, match="not guided") as said:
         call(pipe, guidance_scale=1.0)
     assert said[0].filename == __file__
+
+
+def test_embeddings_where_nothing_reads_a_negative_prompt(loaded):
+    """FLUX without its text encoders, to save memory: guided where both embeddings are given, else told as any call
+    without guidance is."""
+    pipe = loaded("flux")
+    with torch.no_grad():
+        embeds, pooled, _ = pipe.encode_prompt(PROMPT, None, max_sequence_length=8)
+        other, other_pooled, _ = pipe.encode_prompt(["", ""], None, max_sequence_length=8)
+    expected = call(pipe, guidance=Static(CHOSEN), max_sequence_length=8).images
+    bare = type(pipe)(
+        **pipe.components | {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
+    )
+    bare.set_progress_bar_config(disable=True)
+    given = {"prompt": None, "prompt_embeds": embeds, "pooled_prompt_embeds": pooled, "guidance": Static(CHOSEN)}
+    negative = {"negative_prompt_embeds": other, "negative_pooled_prompt_embeds": other_pooled}
+    with pytest.raises(ValueError, match="guidance is off"):
+        call(bare, **given)
+    assert np.array_equal(call(bare, **given | negative).images, expected)
 
 
 def test_the_trace_is_of_the_last_call(loaded):
