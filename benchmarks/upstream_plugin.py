@@ -172,7 +172,7 @@ def compared(cls: type[Any], busy: list[Any]) -> Callable:
         record(said | {"pipeline": cls.__name__, "test": os.environ["PYTEST_CURRENT_TEST"].rsplit(" (", 1)[0]})
         return output
 
-    call.stood = cls.__call__  # type: ignore[attr-defined]
+    call.stood = cls.__call__
     return call
 
 
@@ -184,7 +184,7 @@ def pytest_configure(config: Any) -> None:
         pipeline = inspect.isclass(stock) and issubclass(stock, diffusers.DiffusionPipeline)
         if pipeline and inspect.isfunction(stock.__call__):
             ours = dynamic_class(PREFIX + name) if name in CLASSES else type(name, (DynamicGuidanceMixin, stock), {})
-            ours.__call__ = compared(ours, busy)  # type: ignore[method-assign]
+            ours.__call__ = compared(ours, busy)
             setattr(diffusers, name, ours)
 
 
