@@ -1,8 +1,9 @@
 """diffusers' own pipeline tests on our classes: every call that they make is made guided, too, and compared.
 
-    git clone --branch v0.40.0 https://github.com/huggingface/diffusers
     online-guidance benchmark upstream diffusers --only stable_diffusion_xl flux
     online-guidance benchmark upstream diffusers --keep records.jsonl --json
+
+That is a checkout of their repository (``git clone --branch v0.40.0 https://github.com/huggingface/diffusers``).
 
 A plugin of pytest puts the `DynamicGuidance…` classes, and such made of all other pipelines, in the place of diffusers'
 own before tests import these. Each outermost call is made anew from the same state: by the stock class, by ours guided
