@@ -176,7 +176,8 @@ class Guard:
 
 def serve(page: Any, host: str, port: int | None, access: Access, **options: Any) -> tuple[str, str | None]:
     """Serves `page`, a `gr.Blocks`, in threads of its own at `port`, any free one for `None`; `options` are those of
-    Gradio's ``launch``. Returns its address and the public one, if it is shared and could be.
+    Gradio's ``launch``. A component of it may have ``routes`` of its own, Starlette's. Returns its address and the
+    public one, if it is shared and could be.
 
     Raises:
         OSError: it cannot be served there.
@@ -184,6 +185,7 @@ def serve(page: Any, host: str, port: int | None, access: Access, **options: Any
     from starlette.middleware import Middleware
 
     refuse_addresses(page)
+    routes = [route for part in page.blocks.values() for route in getattr(part, "routes", ())]
     _, local, shared = page.launch(
         server_name=host,
         server_port=port,
@@ -192,7 +194,7 @@ def serve(page: Any, host: str, port: int | None, access: Access, **options: Any
         run_history=False,
         enable_monitoring=False,
         footer_links=[],
-        app_kwargs={"middleware": [Middleware(Guard, access=access)], "openapi_url": None},
+        app_kwargs={"middleware": [Middleware(Guard, access=access)], "openapi_url": None, "routes": routes},
         **options,
     )
     access.started = True

@@ -14,13 +14,16 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from commands.arguments import port, positive
 from commands.parser import Parser
 
+from . import texts
+from .settings import CHOICES, Settings, kept
+
 PASSWORD = "STUDY_PASSWORD"  # environment variable
-QUESTIONS = ("overall", "alignment", "quality", "text")
 # Gradio would serve files, take uploads, and fetch any address for ``file=https://…``. This page needs none of it.
 NOT_SERVED = ("/file=", "/file/", "/upload", "/proxy=", "/stream/")
 
@@ -41,13 +44,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser("study", __doc__)
     parser.add_argument("study", nargs="?", type=Path, help="folder that `online-guidance batch` wrote")
     own = "default: as the study was served before, at first"
-    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, help=f"about every pair; {own} overall")
+    names = ", ".join(texts.QUESTIONS)
+    parser.add_argument("--questions", nargs="+", metavar="NAME", help=f"{names}, or of --texts; {own} overall")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="YAML of the page's texts, own questions, languages")
     parser.add_argument("--check-every", type=positive, metavar="N", help=f"pairs to an attention check; {own} 12")
     parser.add_argument("--no-checks", action="store_true", help="ask no attention checks")
     parser.add_argument(
         "--raters", nargs="+", metavar="NAME", help=f"only the invited vote, each by a link; {own} anyone"
     )
     parser.add_argument("--anyone", action="store_true", help="opens a study to all that was for the invited")
+    parser.add_argument("--no-bad", action="store_true", help="ask without the answer that both pictures are bad")
+    limit = "0 for no limit"
+    parser.add_argument(
+        "--pairs-per-rater", type=whole, metavar="N", help=f"after which a rater is done; {limit}; {own} 0"
+    )
+    parser.add_argument(
+        "--votes-per-pair", type=whole, metavar="N", help=f"raters that a pair is given to; {limit}; {own} 0"
+    )
+    parser.add_argument(
+        "--raters-per-address", type=whole, metavar="N", help=f"who are not invited, a day; {limit}; {own} 20"
+    )
     parser.add_argument("--show-report", action="store_true", help="a tab with the results, for whoever opens the page")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=port, default=7860)
@@ -60,6 +76,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.error = parser.error
     if (args.study is None) == (args.votes_for is None):
         parser.error("give either a study's folder or --votes-for PERCENT")
+    try:
+        args.texts = texts.read(args.texts) if args.texts else None
+    except ValueError as error:
+        parser.error(f"argument --texts: {error}")
     if args.questions and len(set(args.questions)) != len(args.questions):
         parser.error(f"argument --questions: must be distinct, got {args.questions}")
     if args.raters and args.anyone:
@@ -67,6 +87,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if not all(name.strip() for name in args.raters or []):
         parser.error(f"argument --raters: must not be blank, got {args.raters}")
     return args
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
+    return int(text)
+
+
+def asked(args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """The settings that this study is served with: those of the arguments, else those of `before`.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    own: dict[str, Any] = {} if args.texts is None else {"texts": args.texts}
+    if args.texts and (names := tuple(next(iter(args.texts.values())).get("questions", ()))):
+        own["questions"] = names
+    own |= {"questions": tuple(args.questions)} if args.questions else {}
+    own |= {"answers": tuple(name for name in CHOICES if name != "bad")} if args.no_bad else {}
+    limits = ("check_every", "pairs_per_rater", "votes_per_pair", "raters_per_address")
+    own |= {name: getattr(args, name) for name in limits if getattr(args, name) is not None}
+    own |= {"check_every": 0} if args.no_checks else {}
+    return before | own | {"named": not args.anyone and bool(args.raters or before.get("named"))}
 
 
 def ask_password(args: argparse.Namespace) -> str:
@@ -150,16 +194,17 @@ def main(argv: list[str] | None = None) -> None:
         from . import votes
 
         try:
-            kept = votes.kept(args.study)
-            named = not args.anyone and bool(args.raters or kept.get("named"))
-            questions = args.questions or kept.get("questions", ("overall",))
-            check_every = 0 if args.no_checks else args.check_every or kept.get("check_every", 12)
-            page = study_page.build(args.study, questions, check_every, named, args.show_report)
-            store = votes.VoteStore(args.study, questions, check_every)
-            store.keep(named)
+            settings = asked(args, kept(args.study))
+            try:
+                Settings(**settings)
+            except ValueError as error:
+                args.error(f"argument --questions: {error}")
+            page = study_page.build(args.study, args.show_report, **settings)
+            store = votes.VoteStore(args.study, Settings(**settings))
+            store.keep()
             for name in args.raters or []:
                 store.invite(name)
-            invited = store.invited() if named else {}
+            invited = store.invited() if settings["named"] else {}
             store.close()
         except (OSError, ValueError) as error:
             args.error(f"argument study: {error}")

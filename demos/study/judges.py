@@ -35,7 +35,7 @@ def summarize(scores: pd.DataFrame, votes: pd.DataFrame | None) -> dict[str, Any
         who decided on the same pair agree, for each question, `None` where no two did.
     """
     empty = votes is None or votes.empty
-    decided = None if empty else votes[votes["counts"] & (votes["preferred"] != "tie")]
+    decided = None if empty else votes[votes["counts"] & votes["preferred"].isin(["a", "b"])]
     rows = []
     for judge in judges_of(scores):
         own = preferences(scores, judge)

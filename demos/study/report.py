@@ -20,6 +20,7 @@ from .votes import VOTES
 
 CHECKS = 2  # a rater is judged by at least so many attention checks
 PASSED = 2 / 3  # of them
+SCORES = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the first method, by what is preferred
 QUERY = """
 SELECT prompt, seed, question, method_a, method_b, choice, a_is_left, is_check, assignments.rater, name AS rater_name,
        votes.created AS voted_at
@@ -29,10 +30,10 @@ JOIN raters ON raters.id = assignments.rater ORDER BY votes.created, assignments
 
 
 def read_votes(folder: Path) -> pd.DataFrame:
-    """Every vote, one a row: ``prompt, category, seed, question, method_a, method_b, preferred`` (``a``, ``b`` or
-    ``tie``), ``choice`` (``left``, ``right`` or ``tie``), ``rater`` (a name, or r1, r2, … for the nameless),
-    ``is_check``, ``counts`` (no check, and by a rater who passed theirs), ``file_a, file_b, voted_at``. Changes nothing
-    in the folder.
+    """Every vote, one a row: ``prompt, category, seed, question, method_a, method_b, preferred`` (``a``, ``b``,
+    ``tie``, or ``bad`` for both), ``choice`` (``left``, ``right``, ``tie`` or ``bad``), ``rater`` (a name, or r1, r2, …
+    for the nameless), ``is_check``, ``counts`` (no check, and by a rater who passed theirs), ``file_a, file_b,
+    voted_at``. Changes nothing in the folder.
 
     Raises:
         ValueError: there is no study, or nobody has opened it for votes.
@@ -49,7 +50,8 @@ def read_votes(folder: Path) -> pd.DataFrame:
         except (pd.errors.DatabaseError, sqlite3.DatabaseError) as error:
             raise ValueError(f"{str(folder / VOTES)!r} cannot be read: {error}") from None
     sides = votes["a_is_left"].map({1: "left", 0: "right"})
-    votes["preferred"] = np.where(votes["choice"] == "tie", "tie", np.where(votes["choice"] == sides, "a", "b"))
+    decided = np.where(votes["choice"] == sides, "a", "b")
+    votes["preferred"] = votes["choice"].where(~votes["choice"].isin(["left", "right"]), decided)
     votes["is_check"] = votes["is_check"].astype(bool)
     votes["category"] = votes["prompt"].map(categories).fillna("")
     for letter in "ab":
@@ -72,20 +74,23 @@ def careless(votes: pd.DataFrame) -> list[str]:
 
 
 def compare(votes: pd.DataFrame) -> dict[str, Any]:
-    """Method a against method b, from the votes on the two."""
+    """Method a against method b, from the votes on the two. That both are bad says nothing of which is better: it is in
+    no rate, nor half for each anywhere."""
     counts = votes["preferred"].value_counts()
-    a, b, tie = (int(counts.get(key, 0)) for key in ("a", "b", "tie"))
-    scores = votes["preferred"].map({"a": 1.0, "tie": 0.5, "b": 0.0}).to_numpy()
-    interval = preference.clustered_interval(scores, votes["prompt"].to_numpy())
+    a, b, tie, bad = (int(counts.get(key, 0)) for key in ("a", "b", "tie", "bad"))
+    ranked = votes[votes["preferred"].isin(SCORES)]
+    scores = ranked["preferred"].map(SCORES).to_numpy(float)
+    interval = preference.clustered_interval(scores, ranked["prompt"].to_numpy()) if len(ranked) else None
     return {
         "votes": len(votes),
         "raters": int(votes["rater"].nunique()),
         "a_wins": a,
         "ties": tie,
         "b_wins": b,
+        "bad": bad,
         "decided": preference.sign_test(a, b),
         "anytime": preference.anytime(a, b),
-        "with_ties": {"rate": float(scores.mean()), "interval": interval},
+        "with_ties": {"rate": float(scores.mean()) if len(ranked) else None, "interval": interval},
     }
 
 
@@ -107,7 +112,7 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
         tests = [row["decided"] for row in family]
         for test, adjusted in zip(tests, preference.holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = adjusted
-    decided = counted[counted["choice"] != "tie"]["choice"]
+    decided = counted[counted["preferred"].isin(["a", "b"])]["choice"]
     left = int((decided == "left").sum())
     return {
         "votes": len(counted),
@@ -124,12 +129,13 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
 def _rater(name: str, votes: pd.DataFrame) -> dict[str, Any]:
     """How somebody voted; shares are `None` where there is nothing to share."""
     pairs, checks = votes[~votes["is_check"]], votes[votes["is_check"]]
-    decided = pairs[pairs["choice"] != "tie"]
+    decided = pairs[pairs["preferred"].isin(["a", "b"])]
     pace = votes["voted_at"].diff().dt.total_seconds().median()  # votes are in the order of their times
     return {
         "rater": name,
         "votes": len(pairs),
         "ties": float((pairs["choice"] == "tie").mean()) if len(pairs) else None,
+        "bad": float((pairs["choice"] == "bad").mean()) if len(pairs) else None,
         "left": float((decided["choice"] == "left").mean()) if len(decided) else None,
         "checks": len(checks),
         "checks_passed": int((checks["preferred"] == "a").sum()),
@@ -139,11 +145,12 @@ def _rater(name: str, votes: pd.DataFrame) -> dict[str, Any]:
 
 def _strengths(votes: pd.DataFrame) -> list[dict[str, Any]]:
     methods = sorted({*votes["method_a"], *votes["method_b"]})
+    votes = votes[votes["preferred"].isin(SCORES)]
     prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(votes["prompt"]))}
     wins = np.zeros((len(prompts), len(methods), len(methods)))
     for vote in votes.itertuples():
         a, b, row = methods.index(vote.method_a), methods.index(vote.method_b), prompts[vote.prompt]
-        share = {"a": 1.0, "tie": 0.5, "b": 0.0}[vote.preferred]
+        share = SCORES[vote.preferred]
         wins[row, a, b] += share
         wins[row, b, a] += 1 - share
     found = preference.strengths(wins)
@@ -160,7 +167,7 @@ def guard(value: Any) -> Any:
 
 
 def pairs_of(votes: pd.DataFrame) -> list[Pair]:
-    """The votes that count as preference pairs; see docs/preference_pairs.md."""
+    """The votes that count and compare as preference pairs; see docs/preference_pairs.md."""
     return [
         Pair(
             vote.prompt,
@@ -170,7 +177,7 @@ def pairs_of(votes: pd.DataFrame) -> list[Pair]:
             tie=vote.preferred == "tie",
         )
         for vote in votes[votes["counts"]].itertuples()
-        if vote.file_a and vote.file_b
+        if vote.file_a and vote.file_b and vote.preferred in SCORES
     ]
 
 

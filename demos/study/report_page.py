@@ -63,19 +63,19 @@ checks.{% endif %}
 </div>
 {% endif %}
 <div class="wide"><table>
-<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>win rate</th>
+<tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>both bad</th><th>win rate</th>
 <th>at any time</th><th>p</th><th>p, Holm</th>
 <th>with ties as halves</th></tr>
 {% for pair in found.pairs %}
 {% for name, row in [("", pair)] + pair.categories | dictsort %}
 <tr{% if name %} class="part"{% endif %}><td>{{ name or pair.a }}</td><td>{{ "" if name else pair.b }}</td>
-<td>{{ row.votes }}</td><td>{{ row.a_wins }}, {{ row.ties }}, {{ row.b_wins }}</td>
+<td>{{ row.votes }}</td><td>{{ row.a_wins }}, {{ row.ties }}, {{ row.b_wins }}</td><td>{{ row.bad }}</td>
 <td>{% if row.decided.rate is not none %}{{ row.decided.rate | percent }}
 <small>{{ row.decided.low | percent }} – {{ row.decided.high | percent }}</small>{% else %}–{% endif %}</td>
 <td>{% if row.anytime.low is not none %}{{ row.anytime.low | percent }} – {{ row.anytime.high | percent }}{% else %}–
 {% endif %}</td>
 <td>{{ row.decided.p | p }}</td><td>{{ row.decided.p_holm | p }}</td>
-<td>{{ row.with_ties.rate | percent }}{% if row.with_ties.interval %}
+<td>{{ "–" if row.with_ties.rate is none else row.with_ties.rate | percent }}{% if row.with_ties.interval %}
 <small>{{ row.with_ties.interval[0] | percent }} – {{ row.with_ties.interval[1] | percent }}</small>{% endif %}</td>
 </tr>
 {% endfor %}
@@ -96,11 +96,11 @@ answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 <p>No vote that counts yet.</p>
 {% endfor %}
 {% if questions %}
-<p>Win rate: among votes that were no tie, with the 95 % Wilson interval and the two-sided exact test of one half, which
-take votes to be independent. At any time: the 95 % interval of that rate for whoever looks after every vote. Holm:
-p for as many comparisons as there are, of all pairs and questions, and apart from these of all categories; what is
-preferred in a sentence is so by it. With ties as halves: the 95 % interval of a
-bootstrap over prompts, which does not take votes to be independent.</p>
+<p>Win rate: among votes for one of the two, with the 95 % Wilson interval and the two-sided exact test of one half,
+which take votes to be independent. At any time: the 95 % interval of that rate for whoever looks after every vote.
+Holm: p for as many comparisons as there are, of all pairs and questions, and apart from these of all categories; what
+is preferred in a sentence is so by it. With ties as halves: the 95 % interval of a bootstrap over prompts, which does
+not take votes to be independent. That both are bad counts in none of these.</p>
 <p>{{ looks }}</p>
 {% endif %}
 {% if judges %}
@@ -129,11 +129,13 @@ higher score; its ties count as half in both tables.</p>
 {% if per_rater %}
 <h3>Raters</h3>
 <div class="wide"><table>
-<tr><th>rater</th><th>votes</th><th>ties</th><th>left, of decided</th><th>checks passed</th><th>seconds a vote</th></tr>
+<tr><th>rater</th><th>votes</th><th>ties</th><th>both bad</th>
+<th>left, of decided</th><th>checks passed</th><th>seconds a vote</th></tr>
 {% for row in per_rater %}
 <tr><td>{{ row.rater }}{% if row.rater in excluded_raters %} <small>left out</small>{% endif %}</td>
 <td>{{ row.votes }}</td>
 <td>{{ "–" if row.ties is none else row.ties | percent }}</td>
+<td>{{ "–" if row.bad is none else row.bad | percent }}</td>
 <td>{{ "–" if row.left is none else row.left | percent }}</td>
 <td>{{ "–" if not row.checks else "%d of %d" | format(row.checks_passed, row.checks) }}</td>
 <td>{{ "–" if row.seconds is none else "%.1f" | format(row.seconds) }}</td></tr>
@@ -156,11 +158,13 @@ def _p(value: float | None) -> str:
 def sentence(pair: dict[str, Any]) -> str:
     """What the votes on two methods say, the one that won more of them first."""
     counts = f"{pair['ties']} ties" if pair["ties"] != 1 else "1 tie"
+    if pair["bad"]:
+        counts += f", {pair['bad']} for both bad"
     votes = f"{pair['votes']} vote{'s' * (pair['votes'] != 1)}, {counts},"
     votes += f" by {pair['raters']} rater{'s' * (pair['raters'] != 1)}"
     first, second, decided = pair["a"], pair["b"], pair["decided"]
     if decided["rate"] is None:
-        return f"{first} and {second} only tie: {votes}"
+        return f"{first} and {second} were never told apart: {votes}"
     rate, low, high = (100 * decided[key] for key in ("rate", "low", "high"))
     if rate < 50:
         first, second, rate, low, high = second, first, 100 - rate, 100 - high, 100 - low

@@ -1,5 +1,8 @@
 """The votes of a study, in SQLite beside its manifest: who sees which pair, and what was chosen."""
 
+import dataclasses
+import hashlib
+import hmac
 import itertools
 import json
 import random
@@ -8,43 +11,20 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..manifest import Manifest, open_database, transaction
+from . import schema
+from .settings import CHOICES, VOTES, Settings, kept
 
-VOTES = "votes.sqlite"
-CHOICES = ("left", "tie", "right")
-QUESTIONS = {
-    "overall": "Which picture do you prefer?",
-    "alignment": "Which picture shows more exactly what the text says?",
-    "quality": "Which picture is better made, whatever the text says?",
-    "text": "In which picture are the written words more correct?",
-}
+__all__ = ["CHOICES", "VOTES", "Settings", "Task", "View", "VoteStore", "is_text", "kept"]
+
 OPEN = 900  # seconds for which a pair that was shown counts as one that will be voted on
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS raters (id TEXT PRIMARY KEY, name TEXT UNIQUE, created REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS pairs (
-    id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, seed INTEGER NOT NULL,
-    method_a TEXT NOT NULL, method_b TEXT NOT NULL,
-    is_there INTEGER NOT NULL, UNIQUE (prompt, seed, method_a, method_b)
-);
-CREATE TABLE IF NOT EXISTS assignments (
-    id INTEGER PRIMARY KEY, rater TEXT NOT NULL REFERENCES raters, pair INTEGER NOT NULL REFERENCES pairs,
-    a_is_left INTEGER NOT NULL, is_check INTEGER NOT NULL, created REAL NOT NULL,
-    UNIQUE (rater, pair, is_check)
-);
-CREATE INDEX IF NOT EXISTS by_pair ON assignments (pair);
-CREATE TABLE IF NOT EXISTS votes (
-    assignment INTEGER NOT NULL REFERENCES assignments, question TEXT NOT NULL,
-    choice TEXT NOT NULL CHECK (choice IN ('left', 'tie', 'right')), created REAL NOT NULL,
-    PRIMARY KEY (assignment, question)
-);
-"""
+PACE, PACES = 8.0, 20  # seconds that a question takes, until so many votes say it
 
 
 @dataclass(frozen=True)
@@ -66,6 +46,21 @@ class Task:
     check: str | None = None
     choice: str | None = None
 
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.assignment, self.question
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rater has before them: a task, `None` after the last; its place among all that they have had; on how many
+    pairs they have voted, of at most how many."""
+
+    task: Task | None
+    place: int
+    done: int
+    pairs: int
+
 
 class VoteStore:
     """Votes on the pictures in `folder`; may be used by many threads and processes at once.
@@ -73,19 +68,12 @@ class VoteStore:
     Every pair of methods with the same prompt and seed is a pair to vote on. A rater gets, of those that they have not
     had, one that has the fewest raters so far, at random among equals and on random sides.
 
-    Args:
-        questions: those of `QUESTIONS` that are asked about each pair, in this order; ``text`` only where the prompt
-            has words in quotation marks.
-        check_every: one in about so many pairs is an attention check; 0 for none.
-
     Raises:
-        ValueError: there is no study, no two methods have a picture in common, or an argument is not as said here.
+        ValueError: there is no study, or no two methods have a picture in common.
     """
 
-    def __init__(self, folder: Path, questions: Sequence[str] = ("overall",), check_every: int = 12) -> None:
-        if not questions or set(questions) - set(QUESTIONS) or len(set(questions)) != len(questions):
-            raise ValueError(f"`questions` must be distinct and of {', '.join(QUESTIONS)}, got {list(questions)}.")
-        self.folder, self.questions, self.check_every = Path(folder), tuple(questions), check_every
+    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+        self.folder, self.settings = Path(folder), settings or Settings()
         with Manifest(self.folder, read_only=True) as manifest:
             images = [image for image in manifest.images() if (self.folder / image.file).is_file()]
         self.files = {(image.prompt, image.seed, image.method): image.file for image in images}
@@ -95,21 +83,59 @@ class VoteStore:
         pairs = [(*key, *pair) for key, made in methods.items() for pair in itertools.combinations(sorted(made), 2)]
         if not pairs:
             raise ValueError(f"no two methods have pictures of the same prompt and seed in {str(folder)!r}.")
-        self._lock = threading.Lock()  # of the one connection
-        self._connection = open_database(self.folder / VOTES, SCHEMA)
+        most = self.settings.pairs_per_rater
+        self.pairs = min(len(pairs), most) if most else len(pairs)  # of one rater, at most
+        self._lock = threading.RLock()  # of the one connection
+        self._together = False
+        self._connection = open_database(self.folder / VOTES, schema.SCHEMA)
         self._connection.row_factory = sqlite3.Row
-        with self._lock, transaction(self._connection):
-            self._connection.execute("UPDATE pairs SET is_there = 0")
-            self._connection.executemany(
-                "INSERT INTO pairs (prompt, seed, method_a, method_b, is_there) VALUES (?, ?, ?, ?, 1) "
-                "ON CONFLICT (prompt, seed, method_a, method_b) DO UPDATE SET is_there = 1",
-                pairs,
-            )
+        with self._lock:
+            schema.upgrade(self._connection)
+            with self._writing():
+                self._connection.execute("UPDATE pairs SET is_there = 0")
+                self._connection.executemany(
+                    "INSERT INTO pairs (prompt, seed, method_a, method_b, is_there) VALUES (?, ?, ?, ?, 1) "
+                    "ON CONFLICT (prompt, seed, method_a, method_b) DO UPDATE SET is_there = 1",
+                    pairs,
+                )
+                add = "INSERT OR IGNORE INTO settings VALUES ('secret', ?)"
+                self._connection.execute(add, (json.dumps(secrets.token_hex(16)),))
+            row = self._connection.execute("SELECT value FROM settings WHERE key = 'secret'").fetchone()
+        self._secret = json.loads(row[0]).encode()
 
-    def keep(self, named: bool) -> None:
-        """Writes down how this study is asked, and whether only the `named` may vote, for whoever serves it next."""
-        rows = {"questions": self.questions, "check_every": self.check_every, "named": named}
+    @contextmanager
+    def _writing(self, durable: bool = True) -> Iterator[None]:
+        with self._lock:
+            if self._together:
+                yield
+                return
+            with transaction(self._connection, durable):
+                yield
+
+    def together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What each of `calls`, on this store, returns, or the ValueError that it raises before it writes: all in one
+        transaction, on the disk when this returns. Waiting for the disk takes longer than all else."""
+        results: list[Any] = []
         with self._lock, transaction(self._connection):
+            self._together = True
+            try:
+                for call in calls:
+                    try:
+                        results.append(call())
+                    except ValueError as error:
+                        results.append(error)
+            finally:
+                self._together = False
+        return results
+
+    def signature(self, *what: object) -> str:
+        """A secret that only this study makes of `what`, always the same."""
+        return hmac.new(self._secret, repr(what).encode(), hashlib.sha256).hexdigest()[:32]
+
+    def keep(self) -> None:
+        """Writes down how this study is asked, for whoever serves it next."""
+        rows = {name.name: getattr(self.settings, name.name) for name in dataclasses.fields(Settings)}
+        with self._writing():
             self._connection.executemany(
                 "INSERT OR REPLACE INTO settings VALUES (?, ?)", [(key, json.dumps(row)) for key, row in rows.items()]
             )
@@ -120,13 +146,13 @@ class VoteStore:
     def new_rater(self) -> str:
         """The id of a new, nameless rater."""
         rater = secrets.token_urlsafe(12)
-        with self._lock, transaction(self._connection):
+        with self._writing():
             self._connection.execute("INSERT INTO raters (id, created) VALUES (?, ?)", (rater, time.time()))
         return rater
 
     def invite(self, name: str) -> str:
         """The id of the rater called `name`: the secret in their link. The same whenever it is asked for."""
-        with self._lock, transaction(self._connection):
+        with self._writing():
             add = "INSERT OR IGNORE INTO raters (id, name, created) VALUES (?, ?, ?)"
             self._connection.execute(add, (secrets.token_urlsafe(12), name, time.time()))
             return self._connection.execute("SELECT id FROM raters WHERE name = ?", (name,)).fetchone()[0]
@@ -136,23 +162,51 @@ class VoteStore:
         with self._lock:
             return dict(self._connection.execute("SELECT name, id FROM raters WHERE name IS NOT NULL ORDER BY created"))
 
-    def knows(self, rater: str, named: bool = False) -> bool:
-        """Whether there is such a rater, and one with a name where they must be `named`."""
+    def knows(self, rater: str) -> bool:
+        """Whether there is such a rater, and one with a name where the study is for the invited."""
         with self._lock:
             row = self._connection.execute("SELECT name FROM raters WHERE id = ?", (rater,)).fetchone()
-        return row is not None and (row["name"] is not None or not named)
+        return row is not None and (row["name"] is not None or not self.settings.named)
+
+    def consent(self, rater: str, text: str, language: str) -> None:
+        """Keeps what this rater agreed to, the first time."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO consents VALUES (?, ?, ?, ?)", (rater, text, language, time.time())
+            )
+
+    def agreed(self, rater: str) -> bool:
+        with self._lock:
+            return bool(self._connection.execute("SELECT 1 FROM consents WHERE rater = ?", (rater,)).fetchone())
 
     def task(self, rater: str, place: int | None = None) -> tuple[Task | None, int]:
         """The question at `place` among all that this rater has had, or the first without an answer; and its place.
         `None` after the last pair."""
-        with self._lock, transaction(self._connection, durable=False):
+        view = self._view(rater, lambda tasks: place)
+        return view.task, view.place
+
+    def view(self, rater: str, beside: tuple[int, str] | None = None, step: int = 0) -> View:
+        """What comes `step` questions after `beside`, the key of a task; else the first without an answer."""
+
+        def place(tasks: list[Task]) -> int | None:
+            at = next((i for i, task in enumerate(tasks) if task.key == beside), None)
+            if at is None and step < 0:  # back from behind the last
+                at = len(tasks)
+            return None if at is None else max(0, at + step)
+
+        return self._view(rater, place)
+
+    def _view(self, rater: str, where: Callable[[list[Task]], int | None]) -> View:
+        with self._writing(durable=False):
             tasks = self._tasks(rater)
+            place = where(tasks)
             if place is None:
                 place = next((i for i, task in enumerate(tasks) if task.choice is None), len(tasks))
             if place >= len(tasks) and self._assign(rater):
                 tasks = self._tasks(rater)
         place = max(0, min(place, len(tasks)))
-        return (tasks[place] if place < len(tasks) else None), place
+        done = {task.assignment for task in tasks if task.choice is not None and task.check is None}
+        return View(tasks[place] if place < len(tasks) else None, place, len(done), self.pairs)
 
     def vote(self, rater: str, assignment: int, question: str, choice: str) -> None:
         """Keeps a vote, in the place of an earlier one on the same question; it is on the disk when this returns.
@@ -160,33 +214,55 @@ class VoteStore:
         Raises:
             ValueError: this rater was not asked this.
         """
-        if choice not in CHOICES or question not in QUESTIONS:
-            raise ValueError(f"`choice` must be one of {CHOICES} and `question` one of {tuple(QUESTIONS)}.")
-        with self._lock, transaction(self._connection):
-            asked = "SELECT 1 FROM assignments WHERE id = ? AND rater = ?"
-            if self._connection.execute(asked, (assignment, rater)).fetchone() is None:
+        answers, questions = self.settings.answers, self.settings.questions
+        if choice not in answers or question not in questions:
+            raise ValueError(f"`choice` must be one of {answers} and `question` one of {questions}.")
+        with self._writing():
+            asked = "SELECT pair, is_check, voted FROM assignments WHERE id = ? AND rater = ?"
+            if (row := self._connection.execute(asked, (assignment, rater)).fetchone()) is None:
                 raise ValueError("this rater was not shown this pair.")
             self._connection.execute(
                 "INSERT INTO votes (assignment, question, choice, created) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (assignment, question) DO UPDATE SET choice = excluded.choice, created = excluded.created",
                 (assignment, question, choice, time.time()),
             )
+            if not row["voted"]:
+                self._connection.execute("UPDATE assignments SET voted = 1 WHERE id = ?", (assignment,))
+                if not row["is_check"]:
+                    self._connection.execute("UPDATE pairs SET voted = voted + 1 WHERE id = ?", (row["pair"],))
 
-    def progress(self, rater: str) -> tuple[int, int]:
-        """How many pairs this rater has voted on, and how many there are."""
+    def picture(self, assignment: int, side: str) -> tuple[str, bool]:
+        """The file of the ``left`` or the ``right`` picture, relative to the study's folder, and whether it is shown
+        spoilt.
+
+        Raises:
+            ValueError: there is no such pair.
+        """
         with self._lock:
-            done = self._connection.execute(
-                "SELECT count(DISTINCT assignment) FROM votes JOIN assignments ON assignments.id = assignment "
-                "WHERE rater = ? AND NOT is_check",
-                (rater,),
-            ).fetchone()[0]
-            return done, self._connection.execute("SELECT count(*) FROM pairs").fetchone()[0]
+            rater = self._connection.execute("SELECT rater FROM assignments WHERE id = ?", (assignment,)).fetchone()
+            tasks = self._tasks(rater["rater"], assignment) if rater and side in ("left", "right") else []
+        if not tasks:
+            raise ValueError("there is no such picture.")
+        return getattr(tasks[0], side), tasks[0].check == side
 
-    def _tasks(self, rater: str) -> list[Task]:
+    def pace(self) -> float:
+        """Seconds that a question takes: the median between two votes of a rater, of the last 400 votes."""
+        query = (
+            "SELECT created - lag(created) OVER (PARTITION BY rater ORDER BY created) FROM "
+            "(SELECT votes.created, rater FROM votes JOIN assignments ON assignments.id = assignment "
+            "ORDER BY votes.rowid DESC LIMIT 400)"
+        )
+        with self._lock:
+            gaps = sorted(row[0] for row in self._connection.execute(query) if row[0] is not None)
+        return gaps[len(gaps) // 2] if len(gaps) >= PACES else PACE
+
+    def _tasks(self, rater: str, assignment: int | None = None) -> list[Task]:
+        """All that this rater has had, or one of it, in this order."""
         rows = self._connection.execute(
             "SELECT assignments.id, prompt, seed, method_a, method_b, a_is_left, is_check FROM assignments "
-            "JOIN pairs ON pairs.id = pair WHERE rater = ? ORDER BY assignments.id",
-            (rater,),
+            "JOIN pairs ON pairs.id = pair WHERE rater = ?1 AND (?2 IS NULL OR assignments.id = ?2) "
+            "ORDER BY assignments.id",
+            (rater, assignment),
         ).fetchall()
         choices = {
             (row["assignment"], row["question"]): row["choice"]
@@ -205,44 +281,38 @@ class VoteStore:
                 continue
             left, right = (a, b) if row["a_is_left"] else (b, a)
             check = ("right" if row["a_is_left"] else "left") if row["is_check"] else None
-            questions = ["overall" if "overall" in self.questions else self.questions[0]] if check else self.questions
+            every = self.settings.questions
+            questions = ["overall" if "overall" in every else every[0]] if check else every
             for question in questions:
-                if question != "text" or check or is_text(row["prompt"]) or len(self.questions) == 1:
+                if question != "text" or check or is_text(row["prompt"]) or len(every) == 1:
                     choice = choices.get((row["id"], question))
                     tasks.append(Task(row["id"], row["prompt"], question, left, right, check, choice))
         return tasks
 
     def _assign(self, rater: str) -> bool:
         """Gives this rater one more pair; says whether there was one."""
+        most = self.settings.pairs_per_rater
+        had = "SELECT count(*) FROM assignments WHERE rater = ? AND NOT is_check"
+        if most and self._connection.execute(had, (rater,)).fetchone()[0] >= most:
+            return False
         pick = (
-            "SELECT pairs.id FROM pairs LEFT JOIN assignments ON pair = pairs.id AND NOT is_check AND "
-            "(created > :open OR EXISTS (SELECT 1 FROM votes WHERE assignment = assignments.id)) "
-            "WHERE is_there AND pairs.id NOT IN "
-            "(SELECT pair FROM assignments WHERE rater = :rater AND is_check = :check) "
-            "GROUP BY pairs.id ORDER BY count(assignments.id), random() LIMIT 1"
+            "SELECT pairs.id, voted + coalesce(shown, 0) AS raters FROM pairs LEFT JOIN "
+            "(SELECT pair, count(*) AS shown FROM assignments WHERE NOT voted AND NOT is_check AND created > :open "
+            "GROUP BY pair) ON pair = pairs.id WHERE is_there AND (raters < :most OR NOT :most) AND "
+            "pairs.id NOT IN (SELECT pair FROM assignments WHERE rater = :rater AND is_check = :check) "
+            "ORDER BY raters, random() LIMIT 1"
         )
-        now = time.time()
-        values = {"rater": rater, "open": now - OPEN, "check": 0}
+        now, most = time.time(), self.settings.votes_per_pair
+        values = {"rater": rater, "open": now - OPEN, "check": 0, "most": most}
         pair, check = self._connection.execute(pick, values).fetchone(), 0
         if pair is None:
             return False
-        if self.check_every > 0 and random.random() < 1 / self.check_every:
-            spoilt = self._connection.execute(pick, values | {"check": 1}).fetchone()
+        if self.settings.check_every > 0 and random.random() < 1 / self.settings.check_every:
+            spoilt = self._connection.execute(pick, values | {"check": 1, "most": 0}).fetchone()
             pair, check = (spoilt, 1) if spoilt else (pair, 0)
         add = "INSERT INTO assignments (rater, pair, a_is_left, is_check, created) VALUES (?, ?, ?, ?, ?)"
         self._connection.execute(add, (rater, pair[0], random.random() < 0.5, check, now))
         return True
-
-
-def kept(folder: Path) -> dict[str, Any]:
-    """What `VoteStore.keep` wrote down in `folder`: ``questions``, ``check_every`` and ``named``; nothing where nobody
-    has opened the study for votes."""
-    if not (Path(folder) / VOTES).is_file():
-        return {}
-    with closing(open_database(Path(folder) / VOTES, None)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'").fetchone():
-            return {}
-        return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM settings")}
 
 
 def is_text(prompt: str) -> bool:

@@ -52,8 +52,8 @@ def serve(ram, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     pages = []
 
-    def start(folder: Path, *arguments, password: str | None = None, **options) -> str:
-        pages.append(study_page.build(folder, *arguments, **options))
+    def start(folder: Path, password: str | None = None, **options) -> str:
+        pages.append(study_page.build(folder, **options))
         args = study.parse([str(folder), "--port", "0"])
         return study.serve(pages[-1], args, password, quiet=True)
 

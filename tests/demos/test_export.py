@@ -12,7 +12,7 @@ from study_folder import make
 from commands.prompts import Prompt
 from demos import export
 from demos.study.pickapic import SCHEMA
-from demos.study.votes import VoteStore
+from demos.study.votes import Settings, VoteStore
 from training.votes import Votes
 
 BENCH, CAKE, OTHER = "a photo of a bench", "a photo of a cake", "two red circles"
@@ -70,7 +70,7 @@ def test_dpg_bench(folder, ram, capsys):
 
 
 def test_pickapic(folder, ram):
-    store = VoteStore(folder, check_every=0)
+    store = VoteStore(folder, Settings(check_every=0))
     given = {}
     for number, name in enumerate(("ann", "bob")):
         rater = store.invite(name)

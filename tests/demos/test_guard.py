@@ -69,7 +69,7 @@ def test_no_address_is_fetched_for_any_component(page, request, fetched):
     with httpx.Client(base_url=request.getfixturevalue(page), trust_env=False, timeout=120) as client:
         events = [event for event in client.get("/config").json()["dependencies"] if event["backend_fn"]]
         events = [event for event in events if event["inputs"]]
-        assert len(events) > 3
+        assert events
         for number, shape in enumerate(SHAPES):
             for event in events:
                 body = {
@@ -109,6 +109,8 @@ def routes():
 def test_without_the_password_there_is_only_the_login(locked):
     with httpx.Client(base_url=locked, trust_env=False, timeout=120) as client:
         asked = [*routes(), ("GET", "/openapi.json"), ("POST", "/gradio_api/reset"), ("GET", "/docs")]
+        asked += [("POST", f"/study/{what}") for what in ("enter", "start", "vote", "back")]
+        asked += [("GET", f"/study/picture/1/left/{'0' * 32}")]
         assert {path for _, path in asked} > {"/gradio_api/heartbeat/x", "/gradio_api/cancel", "/gradio_api/app_id"}
         for method, path in asked:
             status = client.request(method, path).status_code

@@ -16,7 +16,7 @@ from demos import panel, score
 from demos.study import command as study
 from demos.study import judges, preference, report
 from demos.study.scores import SCORES, ScoreStore, read_scores
-from demos.study.votes import VoteStore
+from demos.study.votes import Settings, VoteStore
 
 
 class Bright:
@@ -50,7 +50,7 @@ def bright(monkeypatch):
 
 def vote(folder, wanted):
     """Each of two raters on every pair, for the method that `wanted` says of rater and prompt."""
-    store = VoteStore(folder, check_every=0)
+    store = VoteStore(folder, Settings(check_every=0))
     for name in ("ann", "bob"):
         rater, place = store.invite(name), None
         while True:

@@ -6,16 +6,17 @@ import json
 import re
 import threading
 import uuid
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from small_lvlm import lvlm_weights
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from study_folder import make
 
 from demos.app import command as app
 from demos.app.ask_page import Reader
-from demos.study.votes import VoteStore
+from demos.study.votes import Settings, VoteStore
 from tinyworld import lvlm
 
 __all__ = ["lvlm_weights"]
@@ -143,19 +144,15 @@ def test_a_study_is_a_tab(host, reader, ram):
 
 def test_a_study_for_the_invited_is_theirs_in_the_app_too(ram):
     folder = make(ram / "study")
-    store = VoteStore(folder, ("overall", "text"), check_every=0)
-    store.keep(named=True)
+    store = VoteStore(folder, Settings(("overall", "text"), check_every=0, named=True))
+    store.keep()
     study = app.load_study(app.parse(["--study", str(folder)]))
-    (start,) = [f.fn for f in study.fns.values() if f.fn and f.targets[0][1] == "load"]
-    invited = SimpleNamespace(query_params={"rater": store.invite("ann")})
-    for kept, request, title in (
-        (None, SimpleNamespace(query_params={}), "By invitation"),
-        (store.new_rater(), SimpleNamespace(query_params={}), "By invitation"),
-        (None, invited, "Which picture do you prefer?"),
-    ):
-        assert title in start(kept, request)[2]
+    (routes,) = [part.routes for part in study.blocks.values() if hasattr(part, "routes")]
+    visitor = TestClient(Starlette(routes=routes))
+    for rater, screen in ((None, "invited"), (store.new_rater(), "invited"), (store.invite("ann"), "intro")):
+        assert visitor.post("/study/enter", json={"rater": rater}).json()["screen"] == screen
     assert "Report" not in [getattr(block, "label", None) for block in study.blocks.values()]
-    store.keep(named=False)
+    VoteStore(folder, Settings(named=False)).keep()
     study = app.load_study(app.parse(["--study", str(folder)]))
     assert "Report" in [getattr(block, "label", None) for block in study.blocks.values()]
 

@@ -12,7 +12,7 @@ from commands.pairs import read_pairs
 from commands.prompts import Prompt
 from demos.study import command as study
 from demos.study import report, report_page
-from demos.study.votes import VOTES, VoteStore
+from demos.study.votes import VOTES, Settings, VoteStore
 from evaluators import LatentCLIP, load_evaluator
 from guidance import GreedySearch
 from pipelines import TinyWorldPipeline
@@ -40,7 +40,7 @@ def first(task):
 @pytest.fixture
 def folder(ram):
     folder = make(ram / "study")
-    store = VoteStore(folder, ("overall", "alignment"), check_every=2)
+    store = VoteStore(folder, Settings(("overall", "alignment"), check_every=2))
     for name in ("ann", "=HYPERLINK(1)", "<script>alert(2)</script>"):
         vote(store, store.invite(name), first)
     vote(store, store.new_rater(), lambda task: first(task) if task.check else "tie")
@@ -117,14 +117,40 @@ def test_holm_is_over_all_pairs_and_questions_and_apart_over_categories(folder):
             0.12,
             "a is not shown to be preferred to b: 57.1 %, 95 % 50.0–64.0, p = 0.0400 (by Holm 0.1200",
         ),
-        (None, None, None, None, None, "a and b only tie: 560 votes, 0 ties, by 1 rater"),
+        (None, None, None, None, None, "a and b were never told apart: 560 votes, 0 ties, by 1 rater"),
     ],
 )
 def test_a_pair_in_a_sentence(rate, low, high, p, adjusted, said):
     decided = {"rate": rate, "low": low, "high": high, "p": p, "p_holm": adjusted}
-    pair = {"a": "a", "b": "b", "votes": 560, "ties": 0, "raters": 1, "decided": decided}
+    pair = {"a": "a", "b": "b", "votes": 560, "ties": 0, "bad": 0, "raters": 1, "decided": decided}
     assert report_page.sentence(pair).startswith(said)
     assert report_page.sentence(pair).endswith("560 votes, 0 ties, by 1 rater")
+    assert report_page.sentence(pair | {"bad": 3}).endswith("560 votes, 0 ties, 3 for both bad, by 1 rater")
+
+
+def test_both_bad_counts_in_no_rate_and_trains_nothing(ram):
+    folder = make(ram / "study")
+    store = VoteStore(folder, Settings(check_every=0))
+    vote(store, store.invite("ann"), lambda task: "bad" if "sign" in task.prompt else first(task))
+    vote(store, store.invite("bob"), lambda task: "tie" if "sign" in task.prompt else first(task))
+    votes = report.read_votes(folder)
+    assert (votes["preferred"] == "bad").sum() == 2
+    summary = report.summarize(votes)
+    (pair,) = summary["questions"]["overall"]["pairs"]
+    assert [pair[key] for key in ("votes", "a_wins", "ties", "b_wins", "bad")] == [12, 8, 2, 0, 2]
+    assert pair["decided"]["rate"] == 1 and pair["decided"]["p"] == pytest.approx(2 / 2**8)
+    assert pair["with_ties"]["rate"] == pytest.approx(9 / 10)  # ten votes: two of them ties
+    without = report.summarize(votes[votes["preferred"] != "bad"])["questions"]["overall"]
+    assert without["strengths"] == summary["questions"]["overall"]["strengths"]
+    assert without["alpha"] != summary["questions"]["overall"]["alpha"]  # but that they differ from ties is known
+    rows = {row["rater"]: row for row in summary["per_rater"]}
+    assert rows["ann"]["bad"] == pytest.approx(1 / 3) and rows["ann"]["ties"] == 0 == rows["bob"]["bad"]
+    pairs = report.pairs_of(votes)
+    assert len(pairs) == 10 and sum(pair.tie for pair in pairs) == 2
+    assert "10 votes" not in report_page.text(summary) and "2 for both bad" in report_page.text(summary)
+    all_bad = report.summarize(votes[votes["preferred"] == "bad"])
+    assert "were never told apart: 2 votes, 0 ties, 2 for both bad" in report_page.text(all_bad)
+    report_page.page(all_bad)
 
 
 def test_where_the_intervals_lie():
@@ -200,7 +226,7 @@ def test_votes_become_a_reward_that_guides(ram, embedded, tmp_path):
     judged = ["--clip", str(embedded / "clip"), "--model", str(embedded / "text_to_image")]
     prompts = [Prompt(f"{count} red {shape}s", "count") for count in ("two", "three") for shape in ("star", "circle")]
     folder = make(ram / "study", prompts=prompts, side=64)
-    store = VoteStore(folder, check_every=0)
+    store = VoteStore(folder, Settings(check_every=0))
     vote(store, store.invite("ann"), first)
     store.close()
     _, paths = report.write(folder)
