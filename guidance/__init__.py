@@ -15,6 +15,7 @@ from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep, Guidance
 from .tokens.presets import TOKEN_PRESETS
 from .tokens.pruning import TokenPruning
+from .tokens.recycling import Recycling
 from .trace import GuidanceTrace
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "Linear",
     "NoiseSearch",
     "PlainScheduler",
+    "Recycling",
     "Schedule",
     "Static",
     "TokenPruning",

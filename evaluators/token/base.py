@@ -16,9 +16,9 @@ from .images import Images
 
 
 class Received(Protocol):
-    """``(queries, previous=False)``: see `TokenContext.attention`."""
+    """``(queries, previous=False, unrotated=False)``: see `TokenContext.attention`."""
 
-    def __call__(self, queries: torch.Tensor, previous: bool = False) -> torch.Tensor: ...
+    def __call__(self, queries: torch.Tensor, previous: bool = False, unrotated: bool = False) -> torch.Tensor: ...
 
 
 class Embeddings(NamedTuple):
@@ -72,7 +72,8 @@ class TokenContext:
         accumulated: by evaluator name, what its `observe` returned, summed over the layers run ``(batch, tokens)``.
         attention: given a mask of queries ``(batch, length)``, the attention weight that each token receives, averaged
             over these queries, ``(batch, heads, tokens)``; zero in a row without queries. The layer is the one that
-            runs next, with ``previous=True`` the one that has just run.
+            runs next, with ``previous=True`` the one that has just run. With ``unrotated=True`` each weight is divided
+            by what the rotary embeddings alone would give its distance.
         attention_matrix: of the layer that has just run, among the candidates only, ``(batch, heads, tokens, tokens)``,
             rows are queries. Vision encoders only.
         keys: of the layer that runs next, before any rotation, ``(batch, tokens, heads · head dim)``.

@@ -23,13 +23,32 @@ def text_raters(embeddings: Embeddings) -> torch.Tensor:
 
 
 class RaterAttention(TokenEvaluator):
-    """Attention that the `text_raters` gave the token in the layer that has just run, mean over heads and raters."""
+    """Attention that the `text_raters` gave the token in the layer that has just run, mean over heads and raters.
+
+    Args:
+        heads: share of the heads that count, those whose raters give the image the most; all by default. SparseVLM's
+            second version: 14 of 32.
+        unrotated: whether weights are divided by what the rotary embeddings alone would give their distance, as in
+            that version.
+
+    Raises:
+        ValueError: `heads` outside (0, 1].
+    """
 
     name = "raters"
+
+    def __init__(self, heads: float = 1.0, unrotated: bool = False) -> None:
+        if not 0 < heads <= 1:
+            raise ValueError(f"`heads` must be a share in (0, 1], got {heads!r}.")
+        self.heads, self.unrotated = heads, unrotated
 
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         embeddings = context.need("embeddings", self.name)()
         instruction = context.need("instruction", self.name)
         queries = torch.zeros_like(instruction)
         queries[instruction] = text_raters(embeddings)[embeddings.spoken]
-        return context.need("attention", self.name)(queries, previous=True).mean(1)
+        received = context.need("attention", self.name)(queries, previous=True, unrotated=self.unrotated)
+        if self.heads < 1:
+            best = received.sum(-1).topk(max(1, round(received.shape[1] * self.heads)), dim=1).indices
+            received = received.gather(1, best[..., None].expand(-1, -1, received.shape[-1]))
+        return received.mean(1)

@@ -3,5 +3,6 @@ not the model that tokens leave."""
 
 from .presets import TOKEN_PRESETS
 from .pruning import TokenPruning
+from .recycling import Recycling
 
-__all__ = ["TOKEN_PRESETS", "TokenPruning"]
+__all__ = ["TOKEN_PRESETS", "Recycling", "TokenPruning"]

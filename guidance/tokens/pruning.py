@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +123,27 @@ def merge_dropped(
     return torch.where(count > 0, merged, own).to(tokens.dtype)
 
 
+class Selection(Protocol):
+    """What stays, and what takes up what is dropped, by another rule than the best scores.
+
+    ``(tokens, scores, valid, keep)`` of images apart, ``(images, tokens, dim)``, twice ``(images, tokens)`` and
+    ``(images,)``, to what stays, ``(images, tokens)`` bool, and which token each becomes part of, ``(images, tokens)``:
+    itself, where it joins no other. No more than `keep` may stay.
+    """
+
+    def __call__(
+        self, tokens: torch.Tensor, scores: torch.Tensor, valid: torch.Tensor, keep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def join(tokens: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Each token ``(batch, tokens, dim)`` becomes the mean of those whose `target` ``(batch, tokens)`` it is."""
+    own, index = tokens.float(), target[..., None].expand_as(tokens)
+    count = torch.zeros_like(own[..., :1]).scatter_add(1, target[..., None], torch.ones_like(own[..., :1]))
+    mean = torch.zeros_like(own).scatter_add(1, index, own) / count.clamp(min=1)
+    return torch.where(count > 1, mean, own).to(tokens.dtype)
+
+
 @dataclass(frozen=True)
 class Decision:
     """What `TokenPruning.decide` says of tokens ``(batch, tokens)``.
@@ -129,6 +151,7 @@ class Decision:
     Attributes:
         stays: which stay.
         into: which of them take up the dropped (`merge_dropped`); `None` where nothing is merged.
+        target: of which token each becomes part (`join`), where a `Selection` said so; itself, where of no other.
         scores: name to scores of each evaluator.
         total: what they were chosen by, which sums up to 1 for each evaluator and image.
     """
@@ -137,6 +160,7 @@ class Decision:
     into: torch.Tensor | None
     scores: dict[str, torch.Tensor]
     total: torch.Tensor
+    target: torch.Tensor | None = None
 
 
 class TokenPruning:
@@ -152,6 +176,7 @@ class TokenPruning:
         merge: whether dropped tokens are averaged into the kept ones most similar to them (`merge_dropped`).
         contextual: share in [0, 1) of the kept tokens that are not the best ones but evenly spaced among the others,
             and take up all that is dropped (VisionZip, arXiv 2412.04467).
+        select: chooses by another rule than the best scores; not with `similar`, `merge` or `contextual`.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none.
@@ -165,11 +190,12 @@ class TokenPruning:
         similar: float = 0.0,
         merge: bool = False,
         contextual: float = 0.0,
+        select: Selection | None = None,
     ) -> None:
         panel = [as_token_evaluator(e) for e in evaluators]
         self.evaluators = {e.name: e for e in panel}
         self.keep, self.weights = check_keep(keep), dict(weights or {})
-        self.similar, self.merge, self.contextual = similar, merge, contextual
+        self.similar, self.merge, self.contextual, self.select = similar, merge, contextual, select
         if not panel or len(self.evaluators) != len(panel):
             raise ValueError(f"`evaluators` must be at least one, with distinct names, got {[e.name for e in panel]}.")
         if unknown := set(self.weights) - set(self.evaluators):
@@ -180,11 +206,13 @@ class TokenPruning:
             raise ValueError(f"`similar` must be a share in [0, 1], got {similar!r}.")
         if not 0 <= contextual < 1:
             raise ValueError(f"`contextual` must be a share in [0, 1), got {contextual!r}.")
+        if select is not None and (similar or merge or contextual):
+            raise ValueError("`select` has a rule of its own: give it without `similar`, `merge` and `contextual`.")
 
     def with_keep(self, keep: Mapping[int, float | int]) -> "TokenPruning":
         """The same with another schedule."""
         panel = list(self.evaluators.values())
-        return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual)
+        return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual, self.select)
 
     def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
         """What stays of `tokens` ``(batch, tokens, dim)``, of each image for itself: `TokenContext.needed` and the best
@@ -205,6 +233,12 @@ class TokenPruning:
         if context.needed is not None:
             needed = images.split(context.needed)
             ranked = total.masked_fill(needed, torch.inf)
+        if self.select is not None:
+            stays, target = self.select(images.split(tokens), ranked, left, keep)
+            stays = stays if needed is None else stays | needed
+            place = torch.arange(tokens.shape[1], device=target.device).expand(len(tokens), -1)
+            target = images.join(images.split(place).gather(1, target)).where(context.valid, place)
+            return Decision(images.join(stays), None, scores, images.join(total), target)
         if self.similar:
             drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()
             left = drop_similar(ranked, images.split(context.need("keys", "similar")()), left, drop)

@@ -53,6 +53,7 @@ def attention_received(
     queries: torch.Tensor,
     valid: torch.Tensor,
     past_keys: torch.Tensor | None,
+    unrotated: bool = False,
 ) -> torch.Tensor:
     """Causal attention weights in a decoder layer, averaged over some queries.
 
@@ -63,6 +64,8 @@ def attention_received(
         queries: ``(batch, length)``, which states ask.
         valid: ``(batch, past + length)``, which keys exist.
         past_keys: cached keys, rotated, ``(batch, key heads, past, head dim)``.
+        unrotated: whether each weight is divided by what the rotation alone makes of two vectors of ones,
+            ``1ᵀ R 1 / √d``, which falls with the distance (SparseVLM's second version); not of cached keys.
 
     Returns:
         ``(batch, heads, past + length)`` float32; zero in a row without queries.
@@ -73,6 +76,10 @@ def attention_received(
     order, real = compact(queries)
     q = projected(attention, take(normed, order), (take(cos, order), take(sin, order)), "q")
     k = projected(attention, normed, (cos, sin), "k")
+    if unrotated:
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+        ones = torch.ones(len(k), 1, *k.shape[2:], device=k.device)
+        turned = rotate(ones, ones, cos.float(), sin.float())[0][:, 0] / attention.head_dim**0.25
     past = 0
     if past_keys is not None and past_keys.numel():
         past = past_keys.shape[-2]
@@ -86,5 +93,8 @@ def attention_received(
         weights = (asking @ k).flatten(1, 2).float() * attention.scaling
         allowed = valid[:, None] & (slot <= past + place[..., None])
         weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+        if unrotated:
+            alone = turned.gather(1, place[..., None].expand(-1, -1, turned.shape[-1])) @ turned.transpose(1, 2)
+            weights[..., past:] /= alone[:, None]
         received = received + torch.einsum("bhqk,bq->bhk", weights, part)
     return received

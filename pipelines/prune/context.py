@@ -44,7 +44,7 @@ def token_context(
             raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
         return run.previous
 
-    def attention(queries: torch.Tensor, previous: bool = False) -> torch.Tensor:
+    def attention(queries: torch.Tensor, previous: bool = False, unrotated: bool = False) -> torch.Tensor:
         asked = before() if previous else states
         at = index - previous
         cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
@@ -52,7 +52,7 @@ def token_context(
         if previous and keys is not None:  # that layer has already cached this chunk
             keys = keys[..., : -slots.shape[1], :]
         stage = stage_of(getattr(cached, "kept", None))
-        received = attention_received(layers[at], asked, stage.rotary, queries, stage.valid, keys)
+        received = attention_received(layers[at], asked, stage.rotary, queries, stage.valid, keys, unrotated)
         offset = stage.valid.shape[1] - slots.shape[1]
         return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
 

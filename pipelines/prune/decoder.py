@@ -280,7 +280,7 @@ class DecoderPruner:
         with torch.no_grad():
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays
-        if decision.into is not None:
+        if decision.into is not None or decision.target is not None:
             taken_up = merged(tokens, context, decision, self.reader)
             taken_up = torch.where(valid.to(taken_up.device)[..., None], taken_up, tokens)
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(taken_up), taken_up)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evaluators.token.base import TokenContext, observes
-from guidance.tokens.pruning import TokenPruning, keep_count, merge_dropped
+from guidance.tokens.pruning import TokenPruning, join, keep_count, merge_dropped
 
 from .attention import compact, take
 from .hooks import Hooks
@@ -112,7 +112,9 @@ class EncoderPruner:
         )
         with torch.no_grad():
             decision = self.pruning.decide(tokens, context)
-        if decision.into is not None:
+        if decision.target is not None:
+            tokens = join(tokens, decision.target)
+        elif decision.into is not None:
             tokens = merge_dropped(tokens, valid & ~decision.stays, decision.into)
         order, _ = compact(decision.stays)
         self.left.patches = self.left.patches.gather(1, order)

@@ -3,7 +3,7 @@
 import torch
 
 from evaluators.token.base import TokenContext
-from guidance.tokens.pruning import Decision, merge_dropped
+from guidance.tokens.pruning import Decision, join, merge_dropped
 
 from .reader import EncoderReader
 
@@ -16,6 +16,8 @@ def merged(
     Before the first layer what the vision encoder made of them is merged and then projected, where it is known, for so
     VisionZip does it.
     """
+    if decision.target is not None:
+        return join(tokens, decision.target.to(tokens.device))
     assert decision.into is not None
     split, dropped = context.images.split, context.valid & ~decision.stays
     into = split(decision.into)

@@ -96,7 +96,7 @@ def test_raters(tokens):
         assert got[b].tolist() == expected + [False] * (4 - count)
     assert 0 < got[0].sum() < 4
 
-    def attention(queries, previous=False):
+    def attention(queries, previous=False, unrotated=False):
         asked.append((queries, previous))
         return torch.ones(BATCH, 2, TOKENS)
 

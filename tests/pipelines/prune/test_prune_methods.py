@@ -5,7 +5,10 @@ import pytest
 import torch
 from prune_runs import HOST, build, close, generate
 
+from evaluators.token.base import Embeddings
+from evaluators.token.raters import RaterAttention, text_raters
 from guidance.tokens.pruning import TokenPruning
+from guidance.tokens.recycling import Recycling
 from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 
@@ -105,3 +108,71 @@ def test_frames_that_nobody_told():
     with prune(model, "evs", keep=0.5) as pruner:
         model(**hosts.inputs("qwen2_vl", (1,)))
     assert (pruner.last.decisions[0].stays[0].nonzero().flatten() // 2).tolist() == list(range(8))  # evenly spaced
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_the_heads_and_distances_of_sparsevlm_v2(name):
+    """Weights of the eager model, divided by what the rotation makes of ones, by the heads that look most."""
+    batch, eager = hosts.inputs(name, (1, 2)), build(name, "eager")
+    with prune(build(name), TokenPruning([RaterAttention(heads=0.5, unrotated=True)], {2: 0.5})) as pruner:
+        build(name)(**batch)
+    visual, given = pruner.last.visual, []
+    layer = hosts.language_model(eager).layers[1]
+    handle = layer.register_forward_pre_hook(lambda m, a, k: given.append(k["position_embeddings"]), with_kwargs=True)
+    out = eager(**batch, output_attentions=True, output_hidden_states=True)
+    handle.remove()
+    cos, sin = (part.expand(2, -1, -1) for part in given[0])
+    half = cos.shape[-1] // 2
+    for i in range(2):
+        places, real = visual[i].nonzero().flatten(), batch["attention_mask"][i].nonzero().flatten()
+        words = real[real > places[-1]]
+        ones = [torch.ones(1, len(x), dtype=torch.bool) for x in (places, words)]
+        first = out.hidden_states[0][i]
+        raters = words[text_raters(Embeddings(first[places][None], ones[0], first[words][None], ones[1]))[0]]
+        angle = torch.atan2(sin[i], cos[i])[:, :half]
+        alone = 2 * torch.cos(angle[raters][:, None] - angle[places][None]).sum(-1) / (2 * half) ** 0.5
+        weights = out.attentions[1][i][:, raters][:, :, places] / alone
+        best = weights.sum((1, 2)).topk(2).indices
+        scores = pruner.last.decisions[2].scores["raters"][i, : len(places)]
+        torch.testing.assert_close(scores, weights[best].mean((0, 1)), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["sparsevlm-recycled", "sparsevlm-v2"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_sparsevlm_in_a_batch(name, method):
+    model, rows = build(name), [hosts.row(name, 1, 0), hosts.row(name, 2, 1)]
+    with prune(model, method, keep={1: 0.75, 3: 0.5}) as pruner:
+        together = generate(model, hosts.collate(name, rows))
+        kept = [k.sum(1).tolist() for k in pruner.last.kept.values()]
+        for i, row in enumerate(rows):
+            alone = generate(model, hosts.collate(name, [row]))
+            close(torch.stack(together.logits, 1)[i], torch.stack(alone.logits, 1)[0])
+        uncached = generate(model, hosts.collate(name, rows), use_cache=False)
+        close(torch.stack(together.logits), torch.stack(uncached.logits))
+    assert kept == [[12, 24], [8, 16]]
+
+
+def test_recycled_tokens_reach_the_next_layer():
+    """As the means of what was dropped, where the centres stood."""
+    model, batch, seen = build("llava"), hosts.inputs("llava", (1,)), {}
+    layers = hosts.language_model(model).layers
+    with prune(model, TokenPruning([RaterAttention()], {2: 0.5}, select=Recycling())) as pruner:
+        handles = [
+            layer.register_forward_pre_hook(lambda m, a, k, n=n: seen.update({n: a[0]}), with_kwargs=True)
+            for n, layer in enumerate(layers)
+        ]
+        out = model(**batch, output_hidden_states=True)
+        for handle in handles:
+            handle.remove()
+    decision, visual = pruner.last.decisions[2], pruner.last.visual[0].nonzero().flatten()
+    plain = model(**batch, output_hidden_states=True).hidden_states[2][0]
+    expected = plain.clone()
+    for place in range(16):
+        members = visual[decision.target[0] == place]
+        if len(members) > 1:
+            expected[visual[place]] = plain[members].mean(0)
+    left = torch.ones(len(plain), dtype=torch.bool)
+    left[visual[~decision.stays[0]]] = False
+    assert (decision.target[0] != torch.arange(16)).any() and left.sum() == len(plain) - 8
+    close(seen[2][0], expected[left])
+    assert out.logits.isfinite().all()
