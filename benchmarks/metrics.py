@@ -1,5 +1,6 @@
 """What the quality benchmark measures of pictures: small functions of arrays."""
 
+import functools
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -58,11 +59,16 @@ def by_category(values: np.ndarray, categories: Sequence[str], names: Sequence[s
 
 def paired_bootstrap(difference: np.ndarray, repeats: int = 10_000) -> dict[str, float]:
     """Mean of ``(prompts, seeds)`` differences with the 95 % interval over resampled prompts."""
-    rng = np.random.default_rng(0)
     per_prompt = difference.mean(1)
-    means = per_prompt[rng.integers(len(per_prompt), size=(repeats, len(per_prompt)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(resampled(len(per_prompt), repeats) @ per_prompt, (0.025, 0.975))
     return {"mean": round(float(per_prompt.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+@functools.lru_cache(2)
+def resampled(n: int, repeats: int) -> np.ndarray:
+    """The weight of each of `n` prompts in each bootstrap ``(repeats, n)``, drawn once for all that is resampled."""
+    drawn = np.random.default_rng(0).integers(n, size=(repeats, n)) + n * np.arange(repeats)[:, None]
+    return np.bincount(drawn.ravel(), minlength=repeats * n).reshape(repeats, n) / n
 
 
 def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, float]:

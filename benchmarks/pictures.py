@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,46 @@ BATCH = 32
 
 
 def run(
-    pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None = None
+    pipe: TinyWorldPipeline,
+    method: Method,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path | None = None,
+    bar: Any = None,
 ) -> dict[str, np.ndarray]:
     """An image per prompt and seed, in prompt-major order; batches are kept in `folder` and read from there as long as
-    nothing that they depend on has changed, the code apart.
+    nothing that they depend on has changed, the code apart. `bar` (tqdm) is told the passes that were made.
 
     Returns:
         Per image ``correct``, ``score``, ``nfe``, ``scale`` and ``timestep`` ``(images, steps)``, the uint8 ``images``
         ``(images, 64, 64, 3)``, and what the VAE makes of them, ``latents`` ``(images, 4, 16, 16)``.
     """
+    parts = []
+    for batch, file in batches(pipe, method, prompts, seeds, folder):
+        new = file is None or not file.exists()
+        parts.append(finished(file, lambda batch=batch: make(pipe, method, batch)))
+        if new and bar is not None:
+            bar.update(method.passes * len(batch))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def batches(
+    pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None
+) -> Iterator[tuple[list[tuple[str, int]], Path | None]]:
+    """The batches of `run`, prompts and seeds of their noise, and where each is kept."""
     rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
     size = max(1, BATCH // method.n)
-    parts = []
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
-        file = None if folder is None else folder / f"{depends(pipe, method, batch)}.npz"
-        parts.append(finished(file, lambda batch=batch: make(pipe, method, batch)))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        yield batch, None if folder is None else folder / f"{depends(pipe, method, batch)}.npz"
+
+
+def pending(
+    pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None
+) -> int:
+    """The passes of the denoiser that `run` has still to make."""
+    found = batches(pipe, method, prompts, seeds, folder)
+    return sum(method.passes * len(batch) for batch, file in found if file is None or not file.exists())
 
 
 def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, int]]) -> str:

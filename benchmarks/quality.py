@@ -21,7 +21,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 import tinyworld
 from commands.parser import Parser
@@ -46,7 +45,8 @@ from .metrics import (
     real_images,
     win_rate,
 )
-from .pictures import folder, run, settings
+from .pictures import folder, pending, run, settings
+from .progress import progress
 from .provenance import commit
 from .rivals import STEPS, Method
 
@@ -72,12 +72,12 @@ def clip_scores(clip: LatentCLIP, latents: np.ndarray, prompts: Sequence[str], s
 
 
 def tune(
-    pipe: TinyWorldPipeline, grid: dict[str, Method], prompts: Sequence[str], work: Path | None
+    pipe: TinyWorldPipeline, grid: dict[str, Method], prompts: Sequence[str], work: Path | None, bar: Any = None
 ) -> tuple[str, dict[str, dict[str, float]]]:
     """The name of the method that is right most often, the judge's score deciding between equals, and all of them."""
     table = {}
     for name, method in grid.items():
-        result = run(pipe, method, prompts, range(1), folder(work, "validation", name))
+        result = run(pipe, method, prompts, range(1), folder(work, "validation", name), bar)
         table[name] = {
             key: round(float(result[k].mean()), 4) for key, k in (("accuracy", "correct"), ("score", "score"))
         }
@@ -97,14 +97,13 @@ def summary(
     result, best = results[name], results[against["best_static"]]
     paired = lambda r, key: r[key].reshape(-1, seeds).astype(float)  # noqa: E731
     right = paired(result, "correct")
+    others = {other for other in against.values() if other}  # several columns may be compared with the same
+    less = {other: paired_bootstrap(right - paired(results[other], "correct")) for other in others}
     return {
         "accuracy": round(float(result["correct"].mean()), 4),
         "categories": by_category(result["correct"], categories, CATEGORIES),
         "score": round(float(result["score"].mean()), 4),
-        **{
-            f"minus_{key}": other and {"of": other} | paired_bootstrap(right - paired(results[other], "correct"))
-            for key, other in against.items()
-        },
+        **{f"minus_{key}": other and {"of": other} | less[other] for key, other in against.items()},
         "win_rate": win_rate(paired(result, "score"), paired(best, "score")),
         "frechet_distance": features.frechet_distance(result["images"]),
         "diversity": mean(result["distance"]),
@@ -151,23 +150,34 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
     search, validation = pipe.guidance, captions_of("train", args.validation, VALIDATION_SEED)
     wanted = lambda name: args.only is None or name.split(":")[0] in args.only  # noqa: E731
     methods, tuned = rivals.static(args.quick), {}
+    grids = {} if args.quick else {k: v for k, v in rivals.families(search).items() if wanted(k)}
     if args.quick:
         methods |= rivals.quick_rivals()
-    else:
-        bar = tqdm([(k, v) for k, v in rivals.families(search).items() if wanted(k)])
-        for name, grid in bar:
-            bar.set_description(f"tuning {name}")
-            chosen, tuned[name] = tune(pipe, grid, validation, args.work)
-            methods[chosen] = grid[chosen]
-    methods |= {k: v for k, v in rivals.ours(search, args.quick).items() if k.split(":")[0] == "dynamic" or wanted(k)}
+    ours = {k: v for k, v in rivals.ours(search, args.quick).items() if k.split(":")[0] == "dynamic" or wanted(k)}
     if args.ablations is not None:
         table = rivals.ablations(search)
-        methods |= {f"ablation:{name}": table[f"ablation:{name}"] for name in args.ablations} or table
-    results, bar, clip = {}, tqdm(methods.items()), load_evaluator("clip", tinyworld.WEIGHTS / "clip")
-    for name, method in bar:
+        ours |= {f"ablation:{name}": table[f"ablation:{name}"] for name in args.ablations} or table
+    seeds, test = range(args.seeds), lambda name: folder(args.work, "test", name)
+    passes = sum(
+        pending(pipe, method, validation, range(1), folder(args.work, "validation", name))
+        for grid in grids.values()
+        for name, method in grid.items()
+    )
+    passes += sum(pending(pipe, method, prompts, seeds, test(k)) for k, method in (methods | ours).items())
+    # Which of a grid will be chosen is not known yet: as if it were the one of which most is there.
+    passes += sum(min(pending(pipe, m, prompts, seeds, test(k)) for k, m in grid.items()) for grid in grids.values())
+    bar = progress(pipe, passes, prompts)
+    for name, grid in grids.items():
+        bar.set_description(f"tuning {name}")
+        chosen, tuned[name] = tune(pipe, grid, validation, args.work, bar)
+        methods[chosen] = grid[chosen]
+    methods |= ours
+    results, clip = {}, load_evaluator("clip", tinyworld.WEIGHTS / "clip")
+    for name, method in methods.items():
         bar.set_description(name)
-        results[name] = run(pipe, method, prompts, range(args.seeds), folder(args.work, "test", name))
+        results[name] = run(pipe, method, prompts, seeds, test(name), bar)
         results[name]["clip"] = clip_scores(clip, results[name]["latents"], prompts, args.seeds)
+    bar.close()
     categories = np.repeat([parse_caption(p).category for p in prompts], args.seeds)
     features = Features(real_images(600 if args.quick else 2000))
     for result in results.values():
@@ -240,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
     parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
-    parser.add_argument("--validation", type=int, default=120, help="captions that rivals are tuned on")
+    parser.add_argument("--validation", type=int, default=200, help="captions that rivals are tuned on")
     parser.add_argument("--ablations", nargs="*", metavar="NAME", help="the search with one thing changed; default all")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")

@@ -84,3 +84,13 @@ def test_hindsight():
     expected = {"judge": 0.75, "evaluator": 0.5, "other_seeds": 0.5, "other_seeds_overall": 1.0}
     assert metrics.hindsight(correct, scores, seeds=2) == expected
     assert metrics.hindsight(correct, scores, seeds=1)["other_seeds"] is None
+
+
+def test_the_bootstrap_is_one_of_prompts():
+    """As by resampling prompts and averaging each time."""
+    rng = np.random.default_rng(3)
+    difference = rng.integers(-1, 2, (40, 2)).astype(float)
+    drawn = np.random.default_rng(0).integers(40, size=(500, 40))
+    low, high = np.quantile(difference.mean(1)[drawn].mean(1), (0.025, 0.975))
+    found = metrics.paired_bootstrap(difference, 500)
+    assert found == {"mean": round(difference.mean(), 4), "low": round(low, 4), "high": round(high, 4)}

@@ -1,14 +1,10 @@
-"""What the quality benchmark compares: ways of making an image, by name, and the grids that they are tuned on."""
+"""The families that the quality benchmark compares, and the grids that they are tuned on."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
-import tinyworld
-from evaluators import Calibration, Evaluator, FunctionEvaluator, load_evaluator
+from evaluators import Evaluator
 from guidance import (
     GUIDERS,
     SCHEDULES,
@@ -22,34 +18,15 @@ from guidance import (
     Static,
 )
 
-STEPS = 20
+from .method import ANCESTRAL, STEPS, Method
+
 STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
-ANCESTRAL = {"eta": 1.0}  # DDIM that draws noise at every step
 SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
 NOISES = 8  # draws of each step's noise
 OURS = ("dynamic", "budget", "noise_search")  # what the names of methods that are no rivals begin with
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
-
-
-@dataclass(frozen=True)
-class Method:
-    """How an image is made.
-
-    Attributes:
-        guidance: what `pipelines.guide` takes.
-        n: images that are made for each one kept.
-        best: whether the evaluators keep the best of the n; the first otherwise.
-        steps: denoising steps.
-        options: what else the pipeline is called with.
-    """
-
-    guidance: Any
-    n: int = 1
-    best: bool = False
-    steps: int = STEPS
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
@@ -101,7 +78,7 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
     table["half_steps"] = {_name("half_steps", s): Method(Static(s), steps=half) for s in SCALES}
     for label, n in (("dynamic_half_steps", 1), ("dynamic_best_of_2_equal_nfe", 2)):
         table[label] = {
-            _name(label, every): Method(_changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
+            _name(label, every): Method(changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
     for label, n, steps in (
         ("noise_search", 1, STEPS),
@@ -147,42 +124,12 @@ def quick_rivals() -> dict[str, Method]:
     return {f"{name}:6": Method(schedule(6.0)) for name, schedule in SCHEDULES.items() if name != "static"}
 
 
-def ablations(search: GreedySearch) -> dict[str, Method]:
-    """The search over scales with one thing changed (unchanged, it is ``dynamic``), and so that over noise alone
-    (``noise``)."""
-    panel = list(search.evaluators.values())
-    noise = noise_search(search)
-    low, high = min(search.scales), max(search.scales)
-    table = {
-        f"candidates:{count}": _changed(search, scales=tuple(np.geomspace(low, high, count).round(3).tolist()))
-        for count in (2, 16)
-    }
-    table["weights:fixed"] = _changed(search, [_with(e, calibration=_constant(e.calibration)) for e in panel])
-    table |= {f"weights:{kind}": _changed(search, weighting=kind) for kind in ("adaptive", "adaptive_abs")}
-    if noisy := [e for e in panel if e.space == "noisy"]:
-        clean = {e.name: _with(e, space="denoised", function=_as_clean(e)) for e in noisy}
-        table["space:denoised"] = _changed(search, [clean.get(e.name, e) for e in panel])
-    table["noise"] = noise
-    table |= {f"noise:draws:{count}": _changed(noise, noises=count) for count in (2, 4, 16)}
-    for prefix, base in (("", search), ("noise:", noise)):
-        table |= {f"{prefix}every:{n}": _changed(base, every=n) for n in (1, 2, 4) if n != base.every}
-        table[f"{prefix}weights:uniform"] = _changed(base, [_with(e, calibration=None) for e in panel], weights={})
-        if len(panel) > 1:
-            table |= {f"{prefix}only:{e.name}": _changed(base, [e], weights={}) for e in panel}
-    if "counting" not in search.evaluators:
-        counting = load_evaluator("counting", tinyworld.WEIGHTS / "counting", search.evaluators.get("clip"))
-        table["noise:with:counting"] = _changed(noise, [*panel, counting])
-    ancestral = ANCESTRAL | {"guidance_scale": 3.0}
-    options = lambda guidance: ancestral if isinstance(guidance, NoiseSearch) else {}  # noqa: E731
-    return {f"ablation:{name}": Method(guidance, options=options(guidance)) for name, guidance in table.items()}
-
-
 def noise_search(search: GreedySearch, scales: Sequence[float] | None = None, noises: int = NOISES) -> NoiseSearch:
     """The evaluators of `search` at every step over the sampler's draws, then over `scales`."""
     return NoiseSearch(list(search.evaluators.values()), scales, noises, search.weights)
 
 
-def _changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:
+def changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None, **changes: Any) -> GreedySearch:
     """The same search but for its evaluators or other `changes`."""
     evaluators = list(search.evaluators.values()) if evaluators is None else evaluators
     known = {e.name for e in evaluators}
@@ -198,23 +145,3 @@ def _name(*parts: Any) -> str:
 
 def _grid(name: str, schedule: Callable, scales: Iterable[float], rest: Iterable[tuple] = ((),)) -> dict[str, Method]:
     return {_name(name, s, *values): Method(schedule(s, *values)) for s in scales for values in rest}
-
-
-def _with(evaluator: Evaluator, **changes: Any) -> FunctionEvaluator:
-    """The same evaluator but for `changes`."""
-    names = ("name", "space", "needs_prompt", "in_channels", "calibration")
-    same = FunctionEvaluator(evaluator, **{name: getattr(evaluator, name) for name in names})
-    return replace(same, **changes)
-
-
-def _constant(calibration: Calibration | None) -> Calibration | None:
-    """One reliability for all noise levels, the mean."""
-    if calibration is None:
-        return None
-    mean = sum(calibration.reliability) / len(calibration.reliability)
-    return replace(calibration, reliability=(mean,) * len(calibration.reliability))
-
-
-def _as_clean(evaluator: Evaluator) -> Callable:
-    """Reads predictions of the clean latents as the clean latents that they are meant to be."""
-    return lambda candidates, context: evaluator(candidates, replace(context, noise_level=0.0))

@@ -1,0 +1,19 @@
+"""What the quality benchmark compares: ways of making an image, by name, and the grids that they are tuned on."""
+
+from .ablations import ablations
+from .families import NOISES, OURS, families, noise_search, ours, quick_rivals, static
+from .method import ANCESTRAL, STEPS, Method
+
+__all__ = [
+    "ANCESTRAL",
+    "NOISES",
+    "OURS",
+    "STEPS",
+    "Method",
+    "ablations",
+    "families",
+    "noise_search",
+    "ours",
+    "quick_rivals",
+    "static",
+]
