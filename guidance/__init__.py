@@ -5,6 +5,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .budget import Budget
+from .cfg_plus_plus import CFGPlusPlus
 from .feynman_kac import FeynmanKac
 from .formula import Formula
 from .noise_search import NoiseSearch
@@ -37,6 +38,7 @@ __all__ = [
     "SCHEDULES",
     "TOKEN_PRESETS",
     "Budget",
+    "CFGPlusPlus",
     "Cosine",
     "Decision",
     "DenoisingStep",

@@ -133,7 +133,8 @@ def changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None,
     """The same search but for its evaluators or other `changes`."""
     evaluators = list(search.evaluators.values()) if evaluators is None else evaluators
     known = {e.name for e in evaluators}
-    settings = {name: getattr(search, name) for name in ("start", "stop", "every", "pull")} | {"scales": search.scales or None}
+    settings = {name: getattr(search, name) for name in ("start", "stop", "every", "pull")}
+    settings |= {"scales": search.scales or None}
     settings |= {"noises": search.noises} if isinstance(search, NoiseSearch) else {}
     settings["weights"] = {name: weight for name, weight in search.weights.items() if name in known}
     return type(search)(evaluators, **settings | changes)
