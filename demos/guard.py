@@ -2,6 +2,7 @@
 can reach the machine."""
 
 import ipaddress
+import math
 import socket
 import time
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
+
+from .attempts import Attempts
 
 EVERYWHERE = ("0.0.0.0", "::", "[::]")  # hosts to serve at that are no address to go to
 MAX_BODY = 10_000_000  # bytes of a request
@@ -55,6 +58,7 @@ class Access:
         password: whether `LOGIN` alone is for those who have not logged in.
         started: whether the server has; until then it may be asked for `START`.
         uploads: address of a visitor to the times and bytes of what they uploaded.
+        attempts: wrong passwords of each visitor.
     """
 
     names: set[str]
@@ -62,6 +66,7 @@ class Access:
     password: bool = False
     started: bool = False
     uploads: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    attempts: Attempts = field(default_factory=Attempts)
 
     def problem(self, scope: Any) -> tuple[int, str] | None:
         """The status and the text that a request gets instead of an answer."""
@@ -75,6 +80,9 @@ class Access:
             return 401, "log in first"
         if length_of(scope) > MAX_BODY:
             return 413, "too large"
+        # 400 is what Gradio's login shows as a wrong password; of another status it would say nothing.
+        if is_login(scope) and (wait := self.attempts.wait(visitor(scope))):
+            return 400, f"too many wrong passwords; try again in {math.ceil(wait)} s"
         if is_upload(scope) and self.used(visitor(scope)) + max(length_of(scope), LEAST) > QUOTA:
             return 429, "too many uploads; try again in an hour"
         return None
@@ -122,6 +130,10 @@ def is_upload(scope: Any) -> bool:
     return scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
 
 
+def is_login(scope: Any) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/") == "/login"
+
+
 def visitor(scope: Any) -> str:
     return (scope.get("client") or ("",))[0]
 
@@ -139,6 +151,8 @@ class Guard:
 
         async def safe(message: Any) -> None:
             if message["type"] == "http.response.start":
+                if is_login(scope) and message["status"] == 200:
+                    self.access.attempts.right(visitor(scope))
                 more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
@@ -146,6 +160,8 @@ class Guard:
         if problem := self.access.problem(scope):
             await PlainTextResponse(problem[1], problem[0])(scope, receive, safe)
             return
+        if is_login(scope):
+            self.access.attempts.begin(visitor(scope))
         size, said, begun = 0, max(length_of(scope), LEAST), False
         if is_upload(scope):
             self.access.count(scope, said)  # before it comes: others may come meanwhile

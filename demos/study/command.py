@@ -135,7 +135,7 @@ def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = Fa
         guard.Access(guard.names_of(args.host, args.name), NOT_SERVED, password is not None),
         share=args.share,
         auth=is_right if password is not None else None,
-        auth_message="Any name, and the password that you were given.",
+        auth_message="Any name, and the password that you were given. After three wrong ones, wait: longer each time.",
         quiet=quiet,
         max_file_size="1kb",  # there is nothing to upload
     )
@@ -145,16 +145,19 @@ def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = Fa
     return (shared or local).rstrip("/")
 
 
-def links(address: str, host: str, invited: dict[str, str]) -> str:
-    """A line for each rater with their link. `address` is what `serve` returned, `invited` holds the raters' ids."""
+def links(address: str, host: str, invited: dict[str, str], key: str) -> str:
+    """A line for each rater with their link, after one with the owner's. `address` is what `serve` returned, `invited`
+    holds the raters' ids, `key` is that of the board."""
     lines = []
     from ..guard import EVERYWHERE
+    from .server import BOARD
 
     url = urlsplit(address)
     if host in EVERYWHERE and url.hostname in ("localhost", "0.0.0.0", "::"):  # else it is shared
         here = network_address()
         address = f"{url.scheme}://{here}:{url.port}"
         lines = [f"The links call this machine {here}; put another name there if raters reach it by another."]
+    lines.append(f"board, for you alone: {address}{BOARD}?key={key}")
     return "\n".join(lines + [f"{name}: {address}/?rater={rater}" for name, rater in invited.items()])
 
 
@@ -191,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
         from . import page as study_page
-        from . import votes
+        from . import server, votes
 
         try:
             settings = asked(args, kept(args.study))
@@ -205,6 +208,7 @@ def main(argv: list[str] | None = None) -> None:
             for name in args.raters or []:
                 store.invite(name)
             invited = store.invited() if settings["named"] else {}
+            key = server.board_key(store)
             store.close()
         except (OSError, ValueError) as error:
             args.error(f"argument study: {error}")
@@ -214,8 +218,7 @@ def main(argv: list[str] | None = None) -> None:
             address = serve(page, args, password)
         except OSError as error:
             args.error(f"argument --host, --port: cannot serve at {args.host}:{args.port}: {error}")
-        if invited:  # only now is it known where they lead to
-            print(links(address, args.host, invited), flush=True)
+        print(links(address, args.host, invited, key), flush=True)  # only now is it known where they lead to
         page.block_thread()
 
 

@@ -104,9 +104,7 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
             rows = group.assign(category=group["category"].str.split("; ")).explode("category")
             categories = {name: compare(part) for name, part in rows.groupby("category") if name}
             pairs.append({"a": a, "b": b, **compare(group), "categories": categories})
-        unit = [asked["prompt"], asked["seed"], asked["method_a"], asked["method_b"]]
-        alpha = preference.agreement(pd.crosstab(unit, asked["preferred"]).to_numpy())
-        questions[question] = {"alpha": alpha, "pairs": pairs, "strengths": _strengths(asked)}
+        questions[question] = {"alpha": alpha(asked), "pairs": pairs, "strengths": _strengths(asked)}
     rows = [pair for found in questions.values() for pair in found["pairs"]]
     for family in (rows, [part for pair in rows for part in pair["categories"].values()]):
         tests = [row["decided"] for row in family]
@@ -121,12 +119,18 @@ def summarize(votes: pd.DataFrame) -> dict[str, Any]:
         "excluded_raters": careless(votes),
         "excluded_votes": int((~votes["counts"] & ~votes["is_check"]).sum()),
         "left": preference.sign_test(left, len(decided) - left),
-        "per_rater": [_rater(name, group) for name, group in votes.groupby("rater", sort=False)],
+        "per_rater": [of_rater(name, group) for name, group in votes.groupby("rater", sort=False)],
         "questions": questions,
     }
 
 
-def _rater(name: str, votes: pd.DataFrame) -> dict[str, Any]:
+def alpha(votes: pd.DataFrame) -> float | None:
+    """How far raters agree on the pairs of one question: Krippendorff's alpha; that both are bad is an answer."""
+    unit = [votes["prompt"], votes["seed"], votes["method_a"], votes["method_b"]]
+    return preference.agreement(pd.crosstab(unit, votes["preferred"]).to_numpy())
+
+
+def of_rater(name: str, votes: pd.DataFrame) -> dict[str, Any]:
     """How somebody voted; shares are `None` where there is nothing to share."""
     pairs, checks = votes[~votes["is_check"]], votes[votes["is_check"]]
     decided = pairs[pairs["preferred"].isin(["a", "b"])]

@@ -4,6 +4,7 @@ Every answer is a screen: ``{"screen": "intro" | "pair" | "end" | "invited" | "f
 """
 
 import asyncio
+import hmac
 import ipaddress
 import json
 import time
@@ -12,15 +13,17 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ..attempts import Attempts
 from ..guard import visitor
 from ..manifest import inside
-from . import pictures, texts
+from . import board, pictures, texts
 from .votes import View, VoteStore
 
 PATH = "/study"
+BOARD = f"{PATH}/board"
 LONGEST = 10_000  # bytes of a request
 DAY = 86_400.0  # seconds
 KEEP = {"cache-control": "private, max-age=86400, immutable"}
@@ -159,7 +162,9 @@ def routes(store: VoteStore) -> list[BaseRoute]:
 
     async def picture(request: Request) -> Response:
         assignment, side = request.path_params["assignment"], request.path_params["side"]
-        if request.path_params["signature"] != store.signature(assignment, side):
+        if not hmac.compare_digest(
+            request.path_params["signature"].encode(), store.signature(assignment, side).encode()
+        ):
             return PlainTextResponse("not found", 404)
         try:
             file, spoilt = store.picture(assignment, side)
@@ -171,13 +176,33 @@ def routes(store: VoteStore) -> list[BaseRoute]:
             return PlainTextResponse("not found", 404)
         return Response(data, media_type="image/png", headers=KEEP)
 
+    attempts, seen = Attempts(), [0.0, ""]
+
+    async def show_board(request: Request) -> Response:
+        who = visitor(request.scope)
+        if attempts.wait(who):
+            return PlainTextResponse("too many wrong keys; try again later", 429)
+        attempts.begin(who)
+        if not hmac.compare_digest(request.query_params.get("key", "").encode(), board_key(store).encode()):
+            return PlainTextResponse("the command that serves the study says the link to its board", 403)
+        attempts.right(who)
+        if time.monotonic() - seen[0] > board.EVERY / 3:
+            seen[:] = time.monotonic(), await run_in_threadpool(board.page, store.folder)
+        return HTMLResponse(seen[1], headers={"cache-control": "no-store"})
+
     return [
+        Route(BOARD, show_board),
         post("enter", sitting.enter),
         post("start", sitting.start, with_address=True),
         post("vote", sitting.vote),
         post("back", sitting.back),
         Route(f"{PATH}/picture/{{assignment:int}}/{{side}}/{{signature}}", picture),
     ]
+
+
+def board_key(store: VoteStore) -> str:
+    """What the owner's link to the board has and nobody else."""
+    return store.signature("board")
 
 
 def network(address: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 from study_folder import make
 
-from demos import guard
+from demos import attempts, guard
 from demos.app import command as app
 from demos.app.ask_page import Reader
 from demos.study import command as study
@@ -113,6 +113,8 @@ def test_without_the_password_there_is_only_the_login(locked):
         asked += [("GET", f"/study/picture/1/left/{'0' * 32}")]
         assert {path for _, path in asked} > {"/gradio_api/heartbeat/x", "/gradio_api/cancel", "/gradio_api/app_id"}
         for method, path in asked:
+            if (method, path.rstrip("/")) == ("POST", "/login"):  # each is an attempt
+                continue
             status = client.request(method, path).status_code
             is_login = path in guard.LOGIN or path.startswith(guard.LOGIN_FOLDERS)
             assert status in (401, 403) or is_login, (method, path, status)
@@ -126,6 +128,42 @@ def test_without_the_password_there_is_only_the_login(locked):
         assert client.post("/login", data={"username": "ann", "password": "open sesame"}).status_code == 200
         assert client.get("/gradio_api/app_id").status_code == 200 == client.get("/config").status_code
         assert "study-left" in client.get("/").text
+
+
+def test_wrong_passwords_take_longer_and_longer(locked, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
+
+    def login(password, **headers):
+        data = {"username": "ann", "password": password}
+        answer = client.post("/login", data=data, headers=headers)
+        return answer.status_code, re.findall(r"in (\d+) s", answer.text)
+
+    with httpx.Client(base_url=locked, trust_env=False, timeout=120) as client:
+        assert [login("wrong") for _ in range(3)] == 3 * [(400, [])]
+        for seconds in (2, 4, 8, 16):
+            assert login("wrong") == (400, [str(seconds)]) == login("open sesame")  # not even looked at
+            now[0] += seconds - 0.5
+            assert login("open sesame") == (400, ["1"])
+            now[0] += 0.5
+            assert login("wrong") == (400, [])
+        assert login("open sesame", **{"x-forwarded-for": "192.0.2.7"}) == (200, [])  # another visitor
+        now[0] += 32
+        assert login("open sesame") == (200, [])
+        assert [login("wrong") for _ in range(3)] == 3 * [(400, [])]  # forgiven
+
+
+def test_attempts_end_somewhere(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(attempts, "MOST", 3)
+    found = attempts.Attempts()
+    for _ in range(2000):
+        found.begin("a")
+    assert found.wait("a") == attempts.LONGEST
+    for who in "bcd":
+        found.begin(who)
+    assert set(found.wrong) == set("bcd")
 
 
 @pytest.mark.parametrize(

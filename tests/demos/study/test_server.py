@@ -220,6 +220,36 @@ def test_a_bare_picture_has_its_colours(tmp_path):
     assert opened.convert("RGBA").tobytes() == Image.open(tmp_path / "a.png").convert("RGBA").tobytes()
 
 
+def test_the_board_is_for_who_has_its_key(folder, monkeypatch):
+    store = VoteStore(folder, Settings(("overall", "quality"), check_every=0))
+    raters = [Rater(store) for _ in range(2)]
+    for rater in raters:
+        rater.begin()
+        for number in range(12):
+            rater.ask("vote", choice="bad" if number % 3 == 0 else "tie")
+    client = raters[0].client
+    monkeypatch.setattr(server.time, "monotonic", lambda: 1000.0)
+    wrong = [client.get("/study/board", params=params).status_code for params in ({}, {"key": ""}, {"key": "x"})]
+    assert wrong == [403, 403, 403]
+    key = {"key": server.board_key(store)}
+    assert client.get("/study/board", params=key).status_code == 429
+    monkeypatch.setattr(server.time, "monotonic", lambda: 1002.0)
+    answer = client.get("/study/board", params=key)
+    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", answer.text, re.DOTALL)]
+    assert "<h1>24 votes</h1>" in answer.text and "2 agreed" in " ".join(answer.text.split())
+    assert ["dynamic, static:4", "24", "6"] in rows
+    assert [row[:4] for row in rows if row and row[0] in ("overall", "quality")] == [
+        ["overall", "12", "67 %", "33 %"],
+        ["quality", "12", "67 %", "33 %"],
+    ]
+    assert not re.search(r"win|prefer(?!red is in the report)", answer.text)  # nothing to look at too early
+    assert raters[0].rater not in answer.text
+    empty = Rater(VoteStore(make(folder.parent / "empty")))
+    key = server.board_key(VoteStore(folder.parent / "empty"))
+    assert "<h1>0 votes</h1>" in empty.client.get("/study/board", params={"key": key}).text
+
+
 def test_the_page_holds_no_prompt_and_no_name(folder):
     part = study_page.part(VoteStore(folder))
     assert not re.search(r"dynamic|static:4|red circles|alert\(", part.value + str(part.js_on_load))
