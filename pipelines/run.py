@@ -37,7 +37,7 @@ SWITCHES = ("do_true_cfg", "do_classifier_free_guidance")
 # What tells of further passes before they are made: skip-layer guidance sets in after some steps.
 FURTHER = (
     *("skip_guidance_layers", "do_perturbed_attention_guidance", "do_spatio_temporal_guidance"),
-    *("do_modality_isolation_guidance", "is_cfg_zero_star"),
+    *("do_modality_isolation_guidance", "is_cfg_zero_star", "do_self_attention_guidance", "enable_edit_guidance"),
 )
 # Frames from `calling_frame` to whoever called the model, or the scheduler.
 TO_MODEL, TO_SCHEDULER = 3, 2

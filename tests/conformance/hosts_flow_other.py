@@ -8,6 +8,7 @@ from diffusers import (
     AutoencoderTiny,
     BaseGuidance,
     ClassifierFreeGuidance,
+    DreamLiteMobilePipeline,
     DreamLitePipeline,
     DreamLiteUNetModel,
     FlowMatchEulerDiscreteScheduler,
@@ -33,6 +34,7 @@ from parts_flow import (
     DISTILLED,
     OFF,
     ONE,
+    ONE_PASS,
     RENORMALISED,
     TWO_SCALES,
     alive,
@@ -208,7 +210,7 @@ def nucleus():
     return NucleusMoEImagePipeline(alive(model), scheduler(), qwen_vae(), qwen3_vl(), qwen3_processor())
 
 
-def dreamlite():
+def dreamlite(kind: type = DreamLitePipeline):
     unet = DreamLiteUNetModel(
         block_out_channels=(8, 8),
         down_block_types=("DreamLiteCrossAttnDownBlock2D",) * 2,
@@ -229,7 +231,7 @@ def dreamlite():
         num_decoder_blocks=(1, 1),
         latent_channels=4,
     )
-    return DreamLitePipeline(qwen3_vl(), qwen_tokenizer(), qwen3_processor(), taesd, alive(unet), scheduler())
+    return kind(qwen3_vl(), qwen_tokenizer(), qwen3_processor(), taesd, alive(unet), scheduler())
 
 
 def host(name, build, note="", shape=(4, 8, 8), size=16, scale="guidance_scale", output="images", refused="", **kwargs):
@@ -291,4 +293,5 @@ register(
         negative_prompt="blurry",
         image=picture,
     ),
+    host("dreamlite-mobile", lambda: dreamlite(DreamLiteMobilePipeline), DISTILLED, **ONE, refused=ONE_PASS),
 )

@@ -21,6 +21,7 @@ from diffusers import (
     PRXTransformer2DModel,
     SanaControlNetModel,
     SanaControlNetPipeline,
+    SanaPAGPipeline,
     SanaPipeline,
     SanaSprintImg2ImgPipeline,
     SanaSprintPipeline,
@@ -136,6 +137,7 @@ def host(name, build, note="", shape=(4, 8, 8), size=16, refused="", nothing=(),
 
 
 SANA = {"use_resolution_binning": False, "complex_human_instruction": [], "max_sequence_length": 32, "size": 32}
+PAG = "transformer_blocks.0"
 SPRINT = SANA | {
     "note": DISTILLED,
     "refused": ONE_PASS,
@@ -149,6 +151,16 @@ register(
         "sana-controlnet",
         lambda: sana(SanaControlNetPipeline, controlnet=sana_model(SanaControlNetModel)),
         control_image=picture,
+        **SANA,
+        **BLURRY,
+    ),
+    host("sana-pag", lambda: sana(SanaPAGPipeline, pag_applied_layers=PAG), pag_scale=0.0, **SANA, **BLURRY),
+    host(
+        "sana-pag-on",
+        lambda: sana(SanaPAGPipeline, pag_applied_layers=PAG),
+        "A third pass, with perturbed attention, adds guidance of its own.",
+        pag_scale=3.0,
+        refused="does not guide by u + s (c - u)",
         **SANA,
         **BLURRY,
     ),

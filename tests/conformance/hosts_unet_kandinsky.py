@@ -10,6 +10,7 @@ from diffusers import (
     Kandinsky3Img2ImgPipeline,
     Kandinsky3Pipeline,
     Kandinsky3UNet,
+    KandinskyCombinedPipeline,
     KandinskyImg2ImgPipeline,
     KandinskyInpaintPipeline,
     KandinskyPipeline,
@@ -112,6 +113,11 @@ def combined() -> DiffusionPipeline:
     return KandinskyV22CombinedPipeline(**parts22(), **before)
 
 
+def combined21() -> DiffusionPipeline:
+    before = {f"prior_{name}": part for name, part in prior_parts().items()}
+    return KandinskyCombinedPipeline(**kandinsky(KandinskyPipeline).components, **before)
+
+
 def kandinsky3(kind: type) -> DiffusionPipeline:
     text_encoder, t5_tokenizer = t5(DIM)
     unet = Kandinsky3UNet(
@@ -165,6 +171,14 @@ register(
     row21("kandinsky-2.1-img2img", KandinskyImg2ImgPipeline, image=small_pictures, strength=0.7),
     row21("kandinsky-2.1-inpaint", KandinskyInpaintPipeline, 9, image=small_pictures, mask_image=small_masks),
     host("kandinsky-2.1-prior", lambda: KandinskyPriorPipeline(**prior_parts()), (DIM,), **PRIOR | NO_SIZE),
+    host(
+        "kandinsky-2.1-combined",
+        combined21,
+        prior_num_inference_steps=2,
+        output_type="pt",
+        note="Two pipelines in one: guide its decoder_pipe.",
+        refused="denoises by another pipeline",
+    ),
     row22("kandinsky-2.2", KandinskyV22Pipeline),
     row22("kandinsky-2.2-img2img", KandinskyV22Img2ImgPipeline, image=small_pictures, strength=0.7),
     row22("kandinsky-2.2-inpaint", KandinskyV22InpaintPipeline, 9, image=small_pictures, mask_image=small_masks),
