@@ -70,14 +70,19 @@ def front(report: dict[str, Any]) -> Figure:
 
 
 def pruning(report: dict[str, Any]) -> Figure:
-    """Right answers against the FLOPs of reading the prompt, a line for each method over its budgets."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, budgets) in enumerate(report["presets"].items()):
-        points = sorted((row["prefill_flops_ratio"], row["exact_match"]) for row in budgets.values())
-        axes.plot(*zip(*points, strict=True), marker="osD^vP*X<>"[i % 10], color=f"C{i % 10}", label=name)
-    axes.axhline(report["whole"]["exact_match"], color="grey", linestyle=":")
-    axes.set(xlabel="FLOPs of the prompt, of those without pruning", ylabel="right answers", xlim=(None, 1.02))
+    """Right answers against the FLOPs of reading the prompt, a line for each method over its budgets; beside them those
+    in clutter, where the report has them."""
+    parts = ["", "clutter"] if "clutter" in report["whole"] else [""]
+    figure = Figure(figsize=(2 + 6 * len(parts), 5), layout="constrained")
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        for i, (name, budgets) in enumerate(report["presets"].items()):
+            rows = [(row["prefill_flops_ratio"], row[part] if part else row) for row in budgets.values()]
+            points = sorted((flops, cells["exact_match"]) for flops, cells in rows)
+            axes.plot(*zip(*points, strict=True), marker="osD^vP*X<>"[i % 10], color=f"C{i % 10}", label=name)
+        whole = report["whole"][part] if part else report["whole"]
+        axes.axhline(whole["exact_match"], color="grey", linestyle=":")
+        axes.set(xlabel="FLOPs of the prompt, of those without pruning", ylabel="right answers", xlim=(None, 1.02))
+        axes.set_title(part or "scenes")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

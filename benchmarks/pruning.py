@@ -6,9 +6,11 @@
 
 A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
 so compare methods by their FLOPs too. Questions are about combinations that training never saw, the same ones with and
-without pruning, and intervals are over resampled questions. Every time is a ratio of runs with and without pruning in
-turns, with the least and the largest of them as range. ``--shape`` measures a genuine configuration with random
-numbers: cost does not depend on them (answers do, and are not looked at). Language models of that size take a GPU.
+without pruning, and intervals are over resampled questions. They are about two kinds of picture: scenes that captions
+tell, each object a good part of the picture, and clutter, where few of the tokens matter to a question. Every time is a
+ratio of runs with and without pruning in turns, with the least and the largest of them as range. ``--shape`` measures a
+genuine configuration with random numbers: cost does not depend on them (answers do, and are not looked at). Language
+models of that size take a GPU.
 """
 
 import json
@@ -19,10 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from PIL import Image
 from tqdm.auto import tqdm
 
 import tinyworld
@@ -31,10 +31,9 @@ from guidance import TOKEN_PRESETS
 from pipelines.prune.cache import cache_of
 from pipelines.prune.pruner import prune
 from tinyworld import lvlm
-from tinyworld.questions import KINDS, quiz
 from training.loop import hardware
 
-from .metrics import paired_bootstrap
+from .answers import Exam
 from .provenance import commit
 from .pruning_shapes import ENCODERS, SHAPES, build, inputs
 
@@ -93,33 +92,6 @@ def time_ratio(
     return {f"{name}_ratio": round(statistics.median(ratios), 4), f"{name}_range": [min(ratios), max(ratios)]}
 
 
-def ratio(right: np.ndarray, whole: np.ndarray) -> float | None:
-    """Of right answers with pruning to those without; `None` where there is nothing to divide by."""
-    if right.sum() == whole.sum():
-        return 1.0
-    return round(float(right.sum() / whole.sum()), 4) if whole.any() else None
-
-
-def ratio_interval(right: np.ndarray, whole: np.ndarray, repeats: int = 10_000) -> list[float] | None:
-    """The 95 % interval of `ratio` over resampled questions; `None` where a resample has nothing to divide by."""
-    counts = np.bincount(2 * right.astype(int) + whole, minlength=4)  # neither, whole alone, pruned alone, both
-    drawn = np.random.default_rng(0).multinomial(len(right), counts / len(right), size=repeats)
-    below = drawn[:, 1] + drawn[:, 3]
-    if not below.all():
-        return None
-    return [round(float(q), 4) for q in np.quantile((drawn[:, 2] + drawn[:, 3]) / below, (0.025, 0.975))]
-
-
-def compare(right: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
-    """Right answers with pruning against those without, to the same questions, bool ``(questions,)`` each."""
-    return {
-        "exact_match": round(float(right.mean()), 4),
-        "exact_match_ratio": ratio(right, whole),
-        "exact_match_ratio_interval": ratio_interval(right, whole),
-        "exact_match_difference": paired_bootstrap((right * 1.0 - whole)[:, None]),
-    }
-
-
 def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
     """Everything that is said of a model with weights.
 
@@ -128,16 +100,11 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
     """
     model, processor = lvlm.load(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    pairs = quiz(questions)
-    images, texts = [Image.fromarray(scene.image) for scene, _ in pairs], [question.text for _, question in pairs]
-    wanted = np.array([question.answer for _, question in pairs])
-    asked = np.array([question.kind for _, question in pairs])
-    kinds = {kind: asked == kind for kind in KINDS if kind in asked}
+    scenes, clutter = (Exam(model, processor, questions, clutter) for clutter in (False, True))
+    images = scenes.images
     shown = [[images[(row + i) % len(images)] for i in range(IMAGES)] for row in range(min(ROWS, len(images)))]
-    batch = lvlm.encode(processor, shown, texts[:ROWS]).to(model.device)
+    batch = lvlm.encode(processor, shown, scenes.texts[:ROWS]).to(model.device)
     names, skipped = usable(model, batch)
-    plain = np.array(lvlm.answer(model, processor, images, texts))
-    whole = plain == wanted
     flops, cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
 
     def prefill_seconds() -> float:
@@ -147,29 +114,28 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
     for name, budget in tqdm([(name, budget) for name in names for budget in BUDGETS], mininterval=5):
         method = {"method": name, "keep": BUDGETS[budget]}
         with prune(model, **method):
-            given = np.array(lvlm.answer(model, processor, images, texts))
+            given, given_in_clutter = scenes.answers(), clutter.answers()
             pruned_flops, pruned_cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
-        right = given == wanted
         presets[name][budget] = {
-            **compare(right, whole),
-            "by_kind": {kind: compare(right[about], whole[about]) for kind, about in kinds.items()},
-            "same_answer": round(float((given == plain).mean()), 4),
+            **scenes.compare(given),
+            "clutter": clutter.compare(given_in_clutter),
             "prefill_flops_ratio": round(pruned_flops / flops, 4),
             **time_ratio(model, prefill_seconds, method, repeats, "prefill_wall_clock"),
             "kv_bytes_ratio": round(pruned_cache / cache, 4),
         }
         if name in RENUMBERED:
             with prune(model, **method, positions="renumbered"):
-                given = np.array(lvlm.answer(model, processor, images, texts))
-            presets[name][budget]["renumbered"] = compare(given == wanted, whole)
+                given, given_in_clutter = scenes.answers(), clutter.answers()
+            renumbered = scenes.compare(given) | {"clutter": clutter.compare(given_in_clutter)}
+            presets[name][budget]["renumbered"] = renumbered
     return {
         "model": "embedded" if folder == tinyworld.WEIGHTS / "lvlm" else str(folder),
         "questions": questions,
         "batch_size": len(batch["input_ids"]),
         "repeats": repeats,
         "whole": {
-            "exact_match": round(float(whole.mean()), 4),
-            "by_kind": {kind: round(float(whole[about].mean()), 4) for kind, about in kinds.items()},
+            **scenes.unpruned(),
+            "clutter": clutter.unpruned(),
             "prefill_flops": flops,
             "kv_bytes": cache,
         },
@@ -252,6 +218,8 @@ def show(report: dict[str, Any]) -> None:
         for budget, row in budgets.items():
             for size, cells in row.items() if "batch_1" in row else [("", row)]:
                 numbers = [f"{key.removesuffix('_ratio')} {cells[key]}" for key in cells if key.endswith("_ratio")]
+                if "clutter" in cells:
+                    numbers.insert(1, f"in clutter {cells['clutter']['exact_match_ratio']}")
                 print(f"{name:15} {budget:>4} % {size:8} {'  '.join(numbers)}")
     for name, reason in report["skipped"].items():
         print(f"{name:15} skipped: {reason}")
@@ -260,7 +228,9 @@ def show(report: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark pruning", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer questions and repeats, of a shape fewer budgets")
-    parser.add_argument("-n", type=int, help="number of held-out questions (default 600, with --quick 60)")
+    parser.add_argument(
+        "-n", type=int, help="held-out questions about either kind of picture (default 600, with --quick 60)"
+    )
     parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")
     parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights")

@@ -9,6 +9,7 @@ from .dynamic import CLASSES, PREFIX, DynamicGuidanceMixin, dynamic_class
 from .guide import guide
 from .prune.pruner import Pruner, prune
 from .stochastic import make_stochastic
+from .successive_halving import successive_halving
 
 if TYPE_CHECKING:
     from .modular import OnlineGuider
@@ -19,7 +20,7 @@ DYNAMIC = [PREFIX + name for name in CLASSES]
 LATER = {"OnlineGuider": "pipelines.modular", "TinyWorldPipeline": "tinyworld.pipeline"}
 
 __all__ = ["BestOf", "DynamicGuidanceMixin", "OnlineGuider", "Pruner", "best_of", "guide", "make_stochastic", "prune"]
-__all__ += DYNAMIC
+__all__ += ["successive_halving", *DYNAMIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -63,16 +63,7 @@ def best_of(
         ValueError: `n` is not an integer of at least 1, `prompt` is empty, there is no evaluator or (after the first
             step) one that does not fit, or `kwargs` has an argument that this sets.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    panel = Panel(evaluators, weights)
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"`n` must be an integer of at least 1, got {n!r}.")
-    if not prompts:
-        raise ValueError(f"`prompt` must be a string or a list of at least one string, got {prompt!r}.")
-    if not panel.evaluators:
-        raise ValueError("`evaluators` is empty: the best takes at least one evaluator.")
-    if taken := {"num_images_per_prompt", "callback_on_step_end", "return_dict"} & set(kwargs):
-        raise ValueError(f"`kwargs` must not have {sorted(taken)}: `best_of` sets it.")
+    prompts, panel = check_arguments(prompt, n, evaluators, weights, kwargs)
     seen: list[torch.Tensor] = []
     rows = 0
 
@@ -108,3 +99,24 @@ def best_of(
     kept = (torch.arange(len(prompts)) * n + chosen).tolist()
     images = [images[i] for i in kept] if isinstance(images, list) else images[kept]
     return BestOf(images, chosen, scores, rows / len(prompts))
+
+
+def check_arguments(
+    prompt: str | Sequence[str],
+    n: int,
+    evaluators: Sequence[Evaluator | Callable],
+    weights: Mapping[str, float] | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[list[str], Panel]:
+    """The prompts and the evaluators of those who make `n` images of each; ValueError where an argument is wrong."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    panel = Panel(evaluators, weights)
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"`n` must be an integer of at least 1, got {n!r}.")
+    if not prompts:
+        raise ValueError(f"`prompt` must be a string or a list of at least one string, got {prompt!r}.")
+    if not panel.evaluators:
+        raise ValueError("`evaluators` is empty: the best takes at least one evaluator.")
+    if taken := {"num_images_per_prompt", "callback_on_step_end", "return_dict"} & set(kwargs):
+        raise ValueError(f"`kwargs` must not have {sorted(taken)}: it is set here.")
+    return prompts, panel

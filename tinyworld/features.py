@@ -13,7 +13,7 @@ TARGETS = len(COLORS) + len(SHAPES) + len(LETTERS) + MAX_COUNT + len(BACKGROUNDS
 
 def targets(spec: SceneSpec) -> torch.Tensor:
     """What `PixelClassifier` should say of a scene, ``(TARGETS,)`` of 0 and 1, -1 where the caption does not tell."""
-    colors = {spec.sign_color} if spec.text else {g.color for g in spec.groups}
+    colors = {g.color for g in spec.groups} | {spec.sign_color}
     shapes, total = {g.shape for g in spec.groups}, min(MAX_COUNT, sum(g.count for g in spec.groups))
     known = [
         *(float(c in colors) for c in COLORS),

@@ -5,13 +5,15 @@ sides, or what is on a side), ``text`` (the word on a sign, or a letter of it) a
 balanced. Every answer is one lower-case word.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from .captions import COLORS, LETTERS, MAX_COUNT, NUMBERS, SHAPES, Group
-from .scenes import Scene, make_scene
+from .clutter import make_clutter
+from .scenes import Scene, SceneObject, make_scene
 
 KINDS = ("count", "color", "shape", "relation", "text", "yes_no")
 MARGIN = 8.0  # px between centres along an axis, below which nobody is asked who is left or above
@@ -41,17 +43,16 @@ Draft = tuple[tuple[str, ...], str]  # paraphrases and the answer
 
 def kinds_of(scene: Scene) -> tuple[str, ...]:
     """The kinds of question that can be asked about `scene` without ambiguity."""
-    groups = scene.spec.groups
-    if not groups:
-        return ("count", "color", "text", "yes_no")
+    groups, sign = scene.spec.groups, scene.spec.text is not None
     possible = {
         "count": True,
-        "color": bool(_alone(groups, "shape")),
+        "color": sign or bool(_alone(groups, "shape")),
         "shape": bool(_alone(groups, "color")),
-        "relation": bool(sides(scene)),
+        "relation": bool(_apart(scene)),
+        "text": sign,
         "yes_no": True,
     }
-    return tuple(kind for kind in KINDS if possible.get(kind))
+    return tuple(kind for kind in KINDS if possible[kind])
 
 
 def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
@@ -70,14 +71,15 @@ def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Ques
     return Question(str(rng.choice(forms)), answer, kind)
 
 
-def quiz(n: int, seed: int = 0, split: str = "test") -> list[tuple[Scene, Question]]:
-    """`n` scenes of `split` with a question each, the kinds in turn; by default about combinations never trained on."""
+def quiz(n: int, seed: int = 0, split: str = "test", clutter: bool = False) -> list[tuple[Scene, Question]]:
+    """`n` scenes of `split` with a question each, the kinds in turn; by default about combinations never trained on,
+    and in pictures that captions tell rather than in `clutter`."""
     rng = np.random.default_rng((seed, 30))
     pairs: list[tuple[Scene, Question]] = []
     while len(pairs) < n:
         kind = KINDS[len(pairs) % len(KINDS)]
-        category = {"text": "text", "relation": "relation"}.get(kind)
-        scene = make_scene(int(rng.integers(2**62)), split, category)
+        category, drawn = {"text": "text", "relation": "relation"}.get(kind), int(rng.integers(2**62))
+        scene = make_clutter(drawn, split) if clutter else make_scene(drawn, split, category)
         if kind in kinds_of(scene):
             pairs.append((scene, ask(scene, rng, kind)))
     return pairs
@@ -92,27 +94,38 @@ def _alone(groups: tuple[Group, ...], attribute: str) -> list[Group]:
     return [group for group, value in zip(groups, values, strict=True) if values.count(value) == 1]
 
 
-def sides(scene: Scene) -> dict[str, tuple[str, str]]:
-    """Axis to what the first kind of object is to the second and the second to the first, such as
+def sides(first: Sequence[SceneObject], second: Sequence[SceneObject]) -> dict[str, tuple[str, str]]:
+    """Axis to what the first objects are to the second and the second to the first, such as
     ``{"x": ("left of", "right of")}``, where all of them are clearly on that side."""
-    if len(scene.spec.groups) < 2:
-        return {}
-    n = scene.spec.groups[0].count
     found = {}
     for axis, (low, high) in SIDES.items():
-        at = [getattr(o, axis) for o in scene.objects]
-        if max(at[:n]) + MARGIN <= min(at[n:]):
+        at, other = ([getattr(o, axis) for o in objects] for objects in (first, second))
+        if max(at) + MARGIN <= min(other):
             found[axis] = (low, high)
-        elif max(at[n:]) + MARGIN <= min(at[:n]):
+        elif max(other) + MARGIN <= min(at):
             found[axis] = (high, low)
     return found
 
 
+def members(scene: Scene) -> list[tuple[SceneObject, ...]]:
+    """The objects of each of the scene's groups."""
+    ends = np.cumsum([group.count for group in scene.spec.groups], dtype=int)
+    return [scene.objects[end - group.count : end] for end, group in zip(ends, scene.spec.groups, strict=True)]
+
+
+def _apart(scene: Scene) -> list[tuple[Group, Group, dict[str, tuple[str, str]]]]:
+    """Pairs of groups, and their `sides`, where there are any."""
+    drawn = list(zip(scene.spec.groups, members(scene), strict=True))
+    pairs = [(first, second, sides(a, b)) for (first, a), (second, b) in combinations(drawn, 2)]
+    return [pair for pair in pairs if pair[2]]
+
+
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[Group, Group, str, str]:
     """Two kinds of object in either order, the axis along which they are apart, and what the first is to the second."""
-    found = sides(scene)
+    pairs = _apart(scene)
+    first, second, found = pairs[rng.integers(len(pairs))]
     axis = str(rng.choice(list(found)))
-    (first, second), (side, back) = scene.spec.groups, found[axis]
+    side, back = found[axis]
     return (second, first, axis, back) if rng.random() < 0.5 else (first, second, axis, side)
 
 
@@ -120,6 +133,11 @@ def _noun(count: int, color: str = "", shape: str = "") -> str:
     """``red circle``, ``red circles``, ``circle``, ``red objects`` …"""
     noun = shape or "object"
     return f"{color} {noun if count == 1 else PLURALS.get(shape, 'objects')}".strip()
+
+
+def _of_the_sign(scene: Scene, rng: np.random.Generator) -> bool:
+    """Whether the sign is asked about, where it may be alone or one thing among many."""
+    return scene.spec.text is not None and (not scene.spec.groups or rng.random() < 0.2)
 
 
 def _another(rng: np.random.Generator, options: tuple, taken: set) -> str:
@@ -139,24 +157,26 @@ def _absent(groups: tuple[Group, ...], rng: np.random.Generator) -> tuple[str, s
 
 def _count(scene: Scene, rng: np.random.Generator) -> Draft:
     groups = scene.spec.groups
-    if not groups:
+    if _of_the_sign(scene, rng):
         forms = ("how many letters are on the sign?", "how many letters does the sign have?")
         return forms, NUMBERS[len(scene.spec.text) - 1]
-    color, shape = _absent(groups, rng)
-    if rng.random() < 0.85:
-        group = groups[rng.integers(len(groups))]
-        color, shape = [("", ""), (group.color, ""), ("", group.shape), (group.color, group.shape)][rng.integers(4)]
-    total = sum(g.count for g in groups if color in ("", g.color) and shape in ("", g.shape))
+    total = MAX_COUNT + 1
+    while total > MAX_COUNT:  # in clutter
+        color, shape = _absent(groups, rng)
+        if rng.random() < 0.85:
+            group = groups[rng.integers(len(groups))]
+            color, shape = [("", ""), (group.color, ""), ("", group.shape), (group.color, group.shape)][rng.integers(4)]
+        total = sum(g.count for g in groups if color in ("", g.color) and shape in ("", g.shape))
     noun = _noun(2, color, shape)
     forms = (f"how many {noun} are there?", f"how many {noun} do you see?", f"what is the number of {noun}?")
     return forms, ("zero", *NUMBERS)[total]
 
 
 def _color(scene: Scene, rng: np.random.Generator) -> Draft:
-    if not scene.spec.groups:
+    alone = _alone(scene.spec.groups, "shape")
+    if not alone or _of_the_sign(scene, rng):
         noun, count, answer = "sign", 1, scene.spec.sign_color
     else:
-        alone = _alone(scene.spec.groups, "shape")
         group = alone[rng.integers(len(alone))]
         shape = "" if len(scene.spec.groups) == 1 and rng.random() < 0.5 else group.shape
         noun, count, answer = _noun(group.count, shape=shape), group.count, group.color
@@ -182,7 +202,7 @@ def _attribute(attribute: str, noun: str, count: int) -> tuple[str, ...]:
 def _relation(scene: Scene, rng: np.random.Generator) -> Draft:
     first, second, axis, side = _pair(scene, rng)
     a, b = (_noun(g.count, g.color, g.shape) for g in (first, second))
-    if rng.random() < 0.5:
+    if len(scene.spec.groups) == 2 and rng.random() < 0.5:  # of more, more than one may be on that side
         attribute = str(rng.choice(("color", "shape")))
         verb, object_ = ("is", "object") if first.count == 1 else ("are", "objects")
         forms = tuple(f"{which} {attribute} {verb} the {object_} {side} the {b}?" for which in ("what", "which"))
@@ -208,13 +228,11 @@ def _text(scene: Scene, rng: np.random.Generator) -> Draft:
 def _yes_no(scene: Scene, rng: np.random.Generator) -> Draft:
     # The answer is drawn first and the question made to fit, so that no form of question gives it away.
     true = bool(rng.random() < 0.5)
-    claims: list[Callable[[Scene, np.random.Generator, bool], tuple[str, ...]]]
-    if not scene.spec.groups:
-        claims = [_claim_sign_color, _claim_word, _claim_letter]
-    else:
-        claims = [_claim_existence, _claim_count]
-        claims += [_claim_color] if _alone(scene.spec.groups, "shape") else []
-        claims += [_claim_side] if sides(scene) else []
+    claims: list[Callable[[Scene, np.random.Generator, bool], tuple[str, ...]]] = []
+    claims += [_claim_sign_color, _claim_word, _claim_letter] if scene.spec.text is not None else []
+    claims += [_claim_existence, _claim_count] if scene.spec.groups else []
+    claims += [_claim_color] if _alone(scene.spec.groups, "shape") else []
+    claims += [_claim_side] if _apart(scene) else []
     return claims[rng.integers(len(claims))](scene, rng, true), "yes" if true else "no"
 
 

@@ -187,27 +187,30 @@ def _glyph(letter: str, size: int) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-GAP = 3  # px between the letters of a word
+LETTERS_ALONE, LETTERS_AMONG = 22, 11  # font sizes: of a sign alone in its picture, and of one among other objects
 
 
-def _lettering(word: str) -> tuple[list[np.ndarray], int, int]:
-    """The glyphs of a word, and the width and height of all together."""
-    glyphs = [_glyph(letter, 22) for letter in word]
-    width = sum(g.shape[1] for g in glyphs) + GAP * (len(glyphs) - 1)
-    return glyphs, width, max(g.shape[0] for g in glyphs)
+def _lettering(word: str, size: int) -> tuple[list[np.ndarray], int, int, int]:
+    """The glyphs of a word, the gap between them, and the width and height of all together, in pixels."""
+    glyphs, gap = [_glyph(letter, size) for letter in word], round(3 * size / LETTERS_ALONE)
+    width = sum(g.shape[1] for g in glyphs) + gap * (len(glyphs) - 1)
+    return glyphs, gap, width, max(g.shape[0] for g in glyphs)
 
 
-def letter_boxes(word: str, sign: SceneObject) -> np.ndarray:
+def letter_boxes(word: str, sign: SceneObject, size: int = LETTERS_ALONE) -> np.ndarray:
     """Where the letters of `word` are on its `sign`: top, bottom, left and right of each in pixels, int ``(n, 4)``."""
-    glyphs, width, height = _lettering(word)
+    glyphs, gap, width, height = _lettering(word, size)
     left, top = round(sign.x - width / 2), round(sign.y - height / 2)
-    rights = np.cumsum([g.shape[1] + GAP for g in glyphs]) - GAP + left
+    rights = np.cumsum([g.shape[1] + gap for g in glyphs]) - gap + left
     return np.array([(top, top + g.shape[0], r - g.shape[1], r) for g, r in zip(glyphs, rights, strict=True)])
 
 
-def _draw_sign(canvas: np.ndarray, rng: np.random.Generator, color: str, word: str) -> SceneObject:
-    glyphs, width, height = _lettering(word)
-    half_w, half_h = width / 2 + 4.5, height / 2 + 4.5
+def _draw_sign(
+    canvas: np.ndarray, rng: np.random.Generator, color: str, word: str, size: int = LETTERS_ALONE
+) -> SceneObject:
+    glyphs, _, width, height = _lettering(word, size)
+    pad = 1.5 + 3 * size / LETTERS_ALONE  # from the letters to the edge of the plate
+    half_w, half_h = width / 2 + pad, height / 2 + pad
     x, y = rng.uniform(half_w + 2, SIZE - half_w - 2), rng.uniform(half_h + 3, SIZE - half_h - 3)
     x, y = (SIZE / 2 if half_w + 2 > SIZE - half_w - 2 else x), float(y)
 
@@ -218,7 +221,7 @@ def _draw_sign(canvas: np.ndarray, rng: np.random.Generator, color: str, word: s
     _draw_solid(canvas, rng, plate, color, x, y, half_w, tilt=0.0)
     ink = np.full(3, 22.0 if color in _LIGHT_PLATES else 245.0, np.float32)
     sign = SceneObject(color, "sign", x, y, half_w)
-    for glyph, (top, bottom, left, right) in zip(glyphs, letter_boxes(word, sign), strict=True):
+    for glyph, (top, bottom, left, right) in zip(glyphs, letter_boxes(word, sign, size), strict=True):
         _paint(canvas, glyph, ink, (slice(top, bottom), slice(left, right)))
     return sign
 

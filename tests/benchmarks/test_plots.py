@@ -95,6 +95,14 @@ PRUNING = {
 }
 
 
+def test_pruning_in_clutter():
+    rows = {"1": {"prefill_flops_ratio": 0.4, "exact_match": 0.9, "clutter": {"exact_match": 0.6}}}
+    report = {"whole": {"exact_match": 0.95, "clutter": {"exact_match": 0.8}}, "presets": {"random": rows}}
+    scenes, clutter = plots.pruning(report).axes
+    for axes, right, whole in ((scenes, 0.9, 0.95), (clutter, 0.6, 0.8)):
+        assert [line.get_ydata()[0] for line in axes.lines] == [right, whole]
+
+
 def test_pruning():
     (axes,) = plots.pruning(PRUNING).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_lvlm import VISION, lvlm_weights
 
-from benchmarks import pruning, pruning_shapes
+from benchmarks import answers, pruning, pruning_shapes
 from tinyworld.questions import KINDS
 
 __all__ = ["lvlm_weights"]
@@ -33,14 +33,16 @@ def test_report(lvlm_weights, monkeypatch, capsys):
         for row in budgets.values():
             low, high = row["prefill_wall_clock_range"]
             assert 0 < low <= row["prefill_wall_clock_ratio"] <= high
-            assert isinstance(row["exact_match"], float) and set(row["by_kind"]) == set(KINDS)
-            for about in (row, *row["by_kind"].values()):
-                assert set(about["exact_match_difference"]) == {"mean", "low", "high"}
-                assert {"exact_match", "exact_match_ratio", "exact_match_ratio_interval"} <= set(about)
+            for part in (row, row["clutter"]):
+                assert isinstance(part["exact_match"], float) and set(part["by_kind"]) == set(KINDS)
+                for about in (part, *part["by_kind"].values()):
+                    assert set(about["exact_match_difference"]) == {"mean", "low", "high"}
+                    assert {"exact_match", "exact_match_ratio", "exact_match_ratio_interval"} <= set(about)
         all_, few = budgets["100"], budgets["22"]
         assert ("renumbered" in few) == (name == "transprune")
         assert name != "transprune" or all_["renumbered"]["exact_match_ratio"] == 1
         assert all_["exact_match_ratio"] == all_["kv_bytes_ratio"] == all_["same_answer"] == 1
+        assert all_["clutter"]["exact_match_ratio"] == all_["clutter"]["same_answer"] == 1
         assert all_["prefill_flops_ratio"] == 1 or name == "visionzip"  # which reads the encoder all the same
         assert few["prefill_flops_ratio"] < all_["prefill_flops_ratio"] and few["kv_bytes_ratio"] < 1
     # Random drops before the first layer: 56 of the 256 visual tokens of each of two images stay.
@@ -50,24 +52,24 @@ def test_report(lvlm_weights, monkeypatch, capsys):
 
 def test_exact_match_ratio():
     right, wrong = np.array([True, True]), np.array([False, False])
-    assert pruning.ratio(np.array([True, False]), right) == 0.5
-    assert pruning.ratio(wrong, wrong) == 1.0
-    assert pruning.ratio(right, wrong) is None
+    assert answers.ratio(np.array([True, False]), right) == 0.5
+    assert answers.ratio(wrong, wrong) == 1.0
+    assert answers.ratio(right, wrong) is None
 
 
 def test_exact_match_is_compared_question_by_question():
     rng = np.random.default_rng(1)
     whole = rng.random(400) < 0.8
     right = whole & (rng.random(400) < 0.9)
-    got = pruning.compare(right, whole)
+    got = answers.compare(right, whole)
     assert got["exact_match"] == pytest.approx(right.mean(), abs=1e-4)
     low, high = got["exact_match_ratio_interval"]
     assert low < got["exact_match_ratio"] < high < 1  # every wrong answer is one that was right without pruning
     # The spread of a ratio to the same 0.8 · 400 questions; of unrelated ones it would be far wider.
     assert high - low == pytest.approx(2 * 1.96 * (0.9 * 0.1 / 320) ** 0.5, rel=0.2)
     assert got["exact_match_difference"]["high"] < 0
-    assert pruning.compare(whole, whole)["exact_match_ratio_interval"] == [1.0, 1.0]
-    assert pruning.compare(~whole, np.zeros_like(whole))["exact_match_ratio_interval"] is None
+    assert answers.compare(whole, whole)["exact_match_ratio_interval"] == [1.0, 1.0]
+    assert answers.compare(~whole, np.zeros_like(whole))["exact_match_ratio_interval"] is None
 
 
 TEXT = {"hidden_size": 64, "intermediate_size": 16, "num_hidden_layers": 4, "vocab_size": 64}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tinyworld.captions import COLORS, SHAPES, is_held_out
+from tinyworld.clutter import make_clutter
 from tinyworld.questions import KINDS, WORDS, ask, kinds_of, quiz
 from tinyworld.scenes import make_scene
 
@@ -99,6 +100,22 @@ def test_every_answer_is_true_and_the_only_one():
     assert set(seen) == set(KINDS) and len(forms) > 25
 
 
+def test_every_answer_in_clutter_is_true_and_the_only_one():
+    rng = np.random.default_rng(0)
+    seen, of_the_sign = Counter(), Counter()
+    for seed in range(60):
+        scene = make_clutter(seed, ("train", "test")[seed % 2])
+        for kind in kinds_of(scene):
+            for _ in range(5):
+                question = ask(scene, rng, kind)
+                assert list(answers(scene, question.text)) == [question.answer], (question, scene.spec)
+                seen[kind] += 1
+                of_the_sign[kind] += "sign" in question.text
+    assert seen["count"] == seen["text"] == seen["yes_no"] == of_the_sign["text"] == 300
+    assert min(seen["color"], seen["shape"], seen["relation"]) > 250
+    assert 0.1 < of_the_sign["count"] / 300 < 0.3 and 0.1 < of_the_sign["color"] / seen["color"] < 0.3
+
+
 def test_yes_and_no_are_balanced_whatever_the_form():
     rng = np.random.default_rng(1)
     answers_of: dict[str, list[bool]] = {}
@@ -138,6 +155,12 @@ def test_the_quiz_is_held_out_fixed_and_of_all_kinds():
     assert [question.kind for _, question in pairs] == list(KINDS) * 4
     assert [question for _, question in quiz(24)] == [question for _, question in pairs]
     assert [question for _, question in quiz(24, seed=1)] != [question for _, question in pairs]
+
+
+def test_the_quiz_about_clutter_is_of_all_kinds():
+    pairs = quiz(12, clutter=True)
+    assert [question.kind for _, question in pairs] == list(KINDS) * 2
+    assert all(len(scene.objects) > 8 and is_held_out(scene.spec) for scene, _ in pairs)
 
 
 def test_what_cannot_be_asked_is_named():

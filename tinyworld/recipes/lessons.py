@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..captions import COLORS, LETTERS, NUMBERS, SHAPES
-from ..questions import PLURALS, sides
-from ..scenes import SIZE, Scene, _glyph
+from ..captions import COLORS, LETTERS, MAX_COUNT, NUMBERS, SHAPES
+from ..questions import PLURALS, members, sides
+from ..scenes import LETTERS_ALONE, LETTERS_AMONG, SIZE, Scene, SceneObject, letter_boxes
 from .processor import PATCH
 
 IGNORE = -100
@@ -29,60 +29,62 @@ _NOUNS = {shape: shape for shape in SHAPES} | {plural: shape for shape, plural i
 _NOUNS |= {"object": "", "objects": ""}
 
 
-def letter_boxes(scene: Scene) -> list[tuple[str, int, int, int, int]]:
-    """Each letter of the sign with its left, top, right and bottom in pixels; none where there is no sign."""
-    if scene.spec.text is None:
-        return []
-    glyphs, gap = [_glyph(letter, 22) for letter in scene.spec.text], 3  # as `scenes` draws them
-    width, height = sum(g.shape[1] for g in glyphs) + gap * (len(glyphs) - 1), max(g.shape[0] for g in glyphs)
-    (sign,) = scene.objects
-    left, top = round(sign.x - width / 2), round(sign.y - height / 2)
-    boxes = []
-    for letter, glyph in zip(scene.spec.text, glyphs, strict=True):
-        boxes.append((letter, left, top, left + glyph.shape[1], top + glyph.shape[0]))
-        left += glyph.shape[1] + gap
-    return boxes
-
-
 def patch_targets(scene: Scene) -> torch.Tensor:
-    """``(patches, len(VIEW))`` of classes in the order of `VIEW`; `IGNORE` at the rim of an object."""
+    """``(patches, len(VIEW))`` of classes in the order of `VIEW`; `IGNORE` at the rim of an object, and in clutter for
+    how many of its kind there are: elsewhere any patch of an object says that, here they are to be counted."""
     y, x = np.mgrid[0:SIZE:PATCH, 0:SIZE:PATCH].reshape(2, -1) + (PATCH - 1) / 2
     found = {name: np.zeros(len(x), np.int64) for name in VIEW}
-    boxes = letter_boxes(scene)
-    where = sides(scene)
-    kinds = [number for number, group in enumerate(scene.spec.groups) for _ in range(group.count)] or [0]
-    for o, kind in zip(scene.objects, kinds, strict=True):
-        if o.shape == "sign":
-            top, bottom = min(b[2] for b in boxes) - 4, max(b[4] for b in boxes) + 4
-            inside = (abs(x - o.x) < o.radius) & (top <= y) & (y < bottom)
-            rim, count = np.zeros_like(inside), len(boxes)
-        else:
+    kinds = members(scene)
+    for i, (group, objects) in enumerate(zip(scene.spec.groups, kinds, strict=True)):
+        told = {"color": _class("color", group.color), "shape": _class("shape", group.shape)}
+        told["number"] = group.count if len(kinds) <= 2 else IGNORE
+        if len(kinds) == 2:
+            told |= _side(objects, kinds[1 - i])
+        for o in objects:
             distance = np.hypot(x - o.x, y - o.y) / o.radius
+            middle = _patch(o)
             inside, rim = distance < 0.8, (distance >= 0.8) & (distance < 1.1)
-            count = scene.spec.groups[kind].count
-        told = {"color": o.color, "shape": o.shape, "number": NUMBERS[count - 1]}
-        for name, word in (told | _side(where, kind)).items():
-            found[name][inside] = _class(name, word)
-        for name in found:
-            found[name][rim & (found["color"] <= 0)] = IGNORE
-    for o in scene.objects:
-        found["centre"][int(o.y) // PATCH * (SIZE // PATCH) + int(o.x) // PATCH] = 1
-    for number, (letter, left, top, right, bottom) in enumerate(boxes):
+            inside[middle], rim[middle] = True, False
+            for name, said in told.items():
+                found[name][inside] = said
+            for name in found:
+                found[name][rim & (found["color"] <= 0)] = IGNORE
+            found["centre"][middle] = 1
+    if scene.spec.text is not None:
+        _tell_sign(scene, found, x, y)
+    return torch.from_numpy(np.stack([found[name] for name in VIEW], -1))
+
+
+def _tell_sign(scene: Scene, found: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
+    word, sign = scene.spec.text, scene.objects[-1]
+    boxes = letter_boxes(word, sign, LETTERS_AMONG if scene.spec.groups else LETTERS_ALONE)
+    pad = sign.radius - (boxes[-1, 3] - boxes[0, 2]) / 2 - 0.5
+    plate = (abs(x - sign.x) < sign.radius) & (boxes[:, 0].min() - pad <= y) & (y < boxes[:, 1].max() + pad)
+    told = {"color": _class("color", sign.color), "shape": _class("shape", "sign"), "number": len(word)}
+    for name, said in told.items():
+        found[name][plate] = said
+    found["centre"][_patch(sign)] = 1
+    for i, (letter, (top, bottom, left, right)) in enumerate(zip(word, boxes, strict=True)):
         ink = (left <= x) & (x < right) & (top <= y) & (y < bottom)
         found["letter"][ink] = LETTERS.index(letter) + 1
-        found["place"][ink] = 1 if number == 0 else 2 if number == len(boxes) - 1 else 0
-    return torch.from_numpy(np.stack([found[name] for name in VIEW], -1))
+        found["place"][ink] = 1 if i == 0 else 2 if i == len(word) - 1 else 0
+
+
+def _patch(o: SceneObject) -> int:
+    """The patch that an object's centre is in."""
+    return int(o.y) // PATCH * (SIZE // PATCH) + int(o.x) // PATCH
 
 
 def word_targets(scene: Scene, tokens: list[str]) -> torch.Tensor:
     """``(len(tokens), len(VIEW))`` of classes for the `tokens` of a question, `IGNORE` where there is nothing to say.
 
     Nouns, with a colour before them or without, are told how many objects they are, of which colour, shape and side
-    where there is only one; a letter, whether it is on the sign, or in a word, which letter of the sign has its place.
+    where there is only one; in clutter, where there are many others, the side is that of the noun before. A letter is
+    told whether it is on the sign, or in a word, which letter of the sign has its place.
     """
     order = {name: i for i, name in enumerate(VIEW)}
     found = torch.full((len(tokens), len(VIEW)), IGNORE)
-    text, where = (scene.spec.text or "").lower(), sides(scene)
+    text, before = (scene.spec.text or "").lower(), None
     for at, token in enumerate(tokens):
         word = token.removeprefix("▁")
         told: dict[str, int] = {}
@@ -94,9 +96,9 @@ def word_targets(scene: Scene, tokens: list[str]) -> torch.Tensor:
             alone = at == start and (at + 1 == len(tokens) or tokens[at + 1] not in VIEW["letter"])
             letter = (token if token in text else "") if alone else text[at - start : at - start + 1]
             told = {"letter": VIEW["letter"].index(letter) + 1 if letter else 0}
-        elif not text and word in _NOUNS:
+        elif scene.spec.groups and word in _NOUNS:
             color = tokens[at - 1].removeprefix("▁") if at else ""
-            told = _told(scene, where, color if color in COLORS else "", _NOUNS[word])
+            told, before = _told(scene, color if color in COLORS else "", _NOUNS[word], before)
         for name, value in told.items():
             found[at, order[name]] = value
     return found
@@ -107,30 +109,36 @@ def _class(name: str, word: str) -> int:
     return VIEW[name].index(word) + 1
 
 
-def _side(where: dict[str, tuple[str, str]], kind: int) -> dict[str, str]:
-    """On which side of the other kind this one is, ``across`` and ``along`` the picture, where that can be said."""
+def _side(objects: tuple[SceneObject, ...], others: tuple[SceneObject, ...]) -> dict[str, int]:
+    """On which side of `others` `objects` are, ``across`` and ``along`` the picture, as classes of `VIEW`."""
+    where = sides(objects, others)
     axes = {"across": "x", "along": "y"}
-    return {name: where[axis][kind].removesuffix(" of") for name, axis in axes.items() if axis in where}
+    return {
+        name: _class(name, where[axis][0].removesuffix(" of")) if axis in where else 0 for name, axis in axes.items()
+    }
 
 
-def _told(scene: Scene, where: dict[str, tuple[str, str]], color: str, shape: str) -> dict[str, int]:
-    """What there is to say of the objects of `color` and `shape`, "" for any, as classes of `VIEW`."""
-    groups = [
-        (group, number)
-        for number, group in enumerate(scene.spec.groups)
-        if color in ("", group.color) and shape in ("", group.shape)
-    ]
-    if not groups:
-        return dict.fromkeys(("color", "shape", "number", "across", "along"), 0)
-    told = {"number": sum(group.count for group, _ in groups)}
+def _told(scene: Scene, color: str, shape: str, before: int | None) -> tuple[dict[str, int], int | None]:
+    """What there is to say of the objects of `color` and `shape`, "" for any, as classes of `VIEW`, where the group of
+    number `before` was named before; and their own group's number, where it is one."""
+    groups, kinds = scene.spec.groups, members(scene)
+    named = [i for i, g in enumerate(groups) if color in ("", g.color) and shape in ("", g.shape)]
+    if not named:
+        return dict.fromkeys(("color", "shape", "number", "across", "along"), 0), None
+    total = sum(groups[i].count for i in named)
+    told = {"number": total if total <= MAX_COUNT else IGNORE}
     for name in ("color", "shape"):
-        values = {getattr(group, name) for group, _ in groups}
+        values = {getattr(groups[i], name) for i in named}
         if len(values) == 1:
             told[name] = _class(name, values.pop())
+    if len(named) > 1:
+        return told, None
+    (kind,) = named
     if len(groups) == 1:
         told |= {"across": 0, "along": 0}
-        told |= {name: _class(name, word) for name, word in _side(where, groups[0][1]).items()}
-    return told
+    elif len(groups) == 2 or before is not None:
+        told |= _side(kinds[kind], kinds[1 - kind if len(groups) == 2 else before])
+    return told, kind
 
 
 class Lens(nn.Module):

@@ -7,8 +7,8 @@ to the image and itself alone and counts its positions from the end of the image
 causal, so this gives exactly the losses of separate sequences at a fraction of the cost. The vision encoder and the
 projector learn alone first, at a quarter of the cost of a step: answers about patches that show nothing yet teach
 nothing. They are told what each patch shows in words, and learn to point at the embeddings of these words, so that
-what the decoder reads is in its own language. In three of four steps the decoder sees a random part of the visual
-tokens: most show the same things, and the step is a third cheaper (PatchDropout, arXiv 2208.07220).
+what the decoder reads is in its own language. Half of the pictures are clutter, in which few of the tokens matter to a
+question: a model that knows only large objects can answer from any part of them.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from training.vae import to_pixels
 
 from .. import lvlm
 from ..captions import COLORS
+from ..clutter import make_clutter
 from ..features import TARGETS, targets
 from ..questions import KINDS, Question, ask, kinds_of, quiz
 from ..scenes import SIZE, Scene, make_scene
@@ -35,11 +36,11 @@ from .processor import PATCH, build_processor
 
 QUESTIONS = 12  # for each image
 TOKENS = (SIZE // PATCH) ** 2  # of an image
-VISIBLE = 96  # of them, at random, are what the decoder sees, but for each step in WHOLE_EVERY
-WHOLE_EVERY = 4
-# Where there are two kinds of object, a question has to be read before it can be answered.
+CLUTTER = 0.5  # of the pictures
+# In the others. Where there are two kinds of object, a question has to be read before it can be answered.
 CATEGORY_SHARES = {"binding": 0.1, "count": 0.2, "two_kind": 0.25, "relation": 0.25, "text": 0.2}
-KIND_WEIGHTS = {"relation": 3.0, "text": 4.0, "yes_no": 2.0}  # 1 for the others: fewer scenes, or more to learn
+# 1 for the others and in clutter: fewer scenes, or more to learn.
+KIND_WEIGHTS = {"relation": 3.0, "text": 4.0, "yes_no": 2.0}
 # Some pictures are shown without colours and not asked about them, so that shapes are learned apart from colours:
 # combinations of the two that are held out would look like neither.
 GRAY, LUMA = 0.25, np.array([0.299, 0.587, 0.114], np.float32)
@@ -127,8 +128,8 @@ def pack(
 
 def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool = False) -> list[Question]:
     """`n` questions about `scene`, the kinds as often as `KIND_WEIGHTS` says; about a `gray` one none with a colour."""
-    kinds = kinds_of(scene)
-    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in kinds])
+    kinds, clutter = kinds_of(scene), len(scene.spec.groups) > 2
+    weights = np.array([1.0 if clutter else KIND_WEIGHTS.get(kind, 1.0) for kind in kinds])
     asked: list[Question] = []
     while len(asked) < n:  # ends: anything can be counted, and words be read, without their colours
         question = ask(scene, rng, kinds[rng.choice(len(kinds), p=weights / weights.sum())])
@@ -137,14 +138,13 @@ def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool =
     return asked
 
 
-def batch_of(
-    processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS, visible: int = TOKENS
-) -> dict[str, torch.Tensor]:
-    """Scenes `first` … `first + n - 1` of the train split with `questions` questions each, as `Learner` takes them;
-    the decoder sees `visible` random visual tokens of each, ``kept (n, visible)``."""
+def batch_of(processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
+    """Pictures `first` … `first + n - 1` of the train split with `questions` questions each, for `Learner`."""
     rngs = [np.random.default_rng((seed, 31)) for seed in range(first, first + n)]
-    categories = [str(rng.choice(list(CATEGORY_SHARES), p=list(CATEGORY_SHARES.values()))) for rng in rngs]
-    scenes = [make_scene(first + i, category=category) for i, category in enumerate(categories)]
+    scenes = []
+    for seed, rng in enumerate(rngs, first):
+        category = str(rng.choice(list(CATEGORY_SHARES), p=list(CATEGORY_SHARES.values())))
+        scenes.append(make_clutter(seed) if rng.random() < CLUTTER else make_scene(seed, category=category))
     gray = np.array([rng.random() < GRAY for rng in rngs])
     images = np.stack([scene.image for scene in scenes])
     images[gray] = (images[gray] @ LUMA)[..., None].round().astype(np.uint8)
@@ -153,9 +153,7 @@ def batch_of(
     caption[gray, : len(COLORS)] = -1  # unknown
     batch = {"pixel_values": to_pixels(images), "patches": patches, "caption": caption}
     if questions:
-        asked = [questions_about(scenes[i], questions, rngs[i], gray[i]) for i in range(n)]
-        kept = np.stack([np.sort(rng.permutation(TOKENS)[:visible]) for rng in rngs])
-        batch |= pack(processor, scenes, asked) | {"kept": torch.from_numpy(kept)}
+        batch |= pack(processor, scenes, [questions_about(scenes[i], questions, rngs[i], gray[i]) for i in range(n)])
     for name in {"patches", "words"} & set(batch):
         color = batch[name][gray, :, 0]
         batch[name][gray, :, 0] = torch.where(color > 0, IGNORE, color)
@@ -200,7 +198,6 @@ class Learner(torch.nn.Module):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         words: torch.Tensor | None = None,
-        kept: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses of the answers, of what nouns refer to and of the vision encoder, and the share of answer tokens that
         are right. Without `input_ids` only vision encoder and projector are run, and the others are left out."""
@@ -214,22 +211,19 @@ class Learner(torch.nn.Module):
         vision = told + self.patch_lens(features.flatten(0, 1), embeddings, patches.flatten(0, 1))
         if input_ids is None:
             return {"vision": vision}
-        left_out = TOKENS - kept.shape[1]
         decoder, spoken = inner.language_model, slice(1 + TOKENS, None)
         text = F.embedding(torch.cat([input_ids[:, :1], input_ids[:, spoken]], 1), embeddings)
-        seen = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1])).to(text.dtype)
-        hidden = torch.cat([text[:, :1], seen, text[:, 1:]], 1)
-        position_ids = torch.cat([position_ids[:, :1], 1 + kept, position_ids[:, spoken]], 1)
-        rotary, mask = decoder.rotary_emb(hidden, position_ids), attention_mask[..., left_out:, left_out:]
+        hidden = torch.cat([text[:, :1], features.to(text.dtype), text[:, 1:]], 1)
+        rotary = decoder.rotary_emb(hidden, position_ids)
         for depth, layer in enumerate(decoder.layers, 1):
-            hidden = layer(hidden, attention_mask=mask, position_ids=position_ids, position_embeddings=rotary)
+            hidden = layer(hidden, attention_mask=attention_mask, position_ids=position_ids, position_embeddings=rotary)
             if depth == len(decoder.layers) // 2:
-                words, half_way = words[:, spoken].flatten(0, 1), hidden[:, 1 + TOKENS - left_out :].flatten(0, 1)
+                words, half_way = words[:, spoken].flatten(0, 1), hidden[:, spoken].flatten(0, 1)
                 nouns = (words != IGNORE).any(-1)
                 referred = self.word_lens(half_way[nouns], embeddings, words[nouns])
-        labels = labels[:, spoken.start :]
+        labels = labels[:, spoken]
         answers = labels != IGNORE
-        logits = self.model.lm_head(decoder.norm(hidden[:, spoken.start - left_out - 1 : -1][answers])).float()
+        logits = self.model.lm_head(decoder.norm(hidden[:, spoken.start - 1 : -1][answers])).float()
         labels = labels[answers]
         right = (logits.argmax(-1) == labels).float().mean()
         return {"answer": F.cross_entropy(logits, labels), "words": referred, "vision": vision, "accuracy": right}
@@ -243,9 +237,12 @@ def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[tor
     return loss, {name: value.detach() for name, value in found.items()}
 
 
-def exact_match(model: LlavaForConditionalGeneration, processor: LlavaProcessor, n: int, seed: int = 0) -> dict:
-    """Share of `n` held-out questions that `generate` answers exactly, by kind and over all."""
-    pairs = quiz(n, seed)
+def exact_match(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, n: int, seed: int = 0, clutter: bool = False
+) -> dict[str, float]:
+    """Share of `n` held-out questions, about scenes or about `clutter`, that `generate` answers exactly, by kind and
+    over all."""
+    pairs = quiz(n, seed, clutter=clutter)
     images, texts = [Image.fromarray(scene.image) for scene, _ in pairs], [question.text for _, question in pairs]
     given = lvlm.answer(model, processor, images, texts)
     right = np.array([text == question.answer for text, (_, question) in zip(given, pairs, strict=True)])
@@ -279,7 +276,6 @@ def main(argv: list[str] | None = None) -> None:
             start + step * args.batch_size,
             args.batch_size,
             questions=QUESTIONS if step >= args.vision_steps else 0,
-            visible=TOKENS if step % WHOLE_EVERY == 0 else VISIBLE,
         )
 
     report = loop.fit(args, learner, make_batch, loss_of, matrices=learner.matrices())
@@ -287,7 +283,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.init:
         before = args.init.parent / "report.json"
         report["init"] = json.loads(before.read_text()) if before.is_file() else str(args.init)
-    report["exact_match"] = exact_match(model, processor, args.test_questions)
+    for name, clutter in (("exact_match", False), ("exact_match_in_clutter", True)):
+        report[name] = exact_match(model, processor, args.test_questions, clutter=clutter)
     model.save_pretrained(args.out / "lvlm")
     processor.save_pretrained(args.out / "lvlm")
     loop.write_report(args.out, report)

@@ -29,8 +29,7 @@ ABOUT = {
     "tokens a picture, that answers questions about tinyworld. In training each patch, as the projector puts it, was "
     "compared with the embeddings of the words for what it shows (colour, shape, how many of its kind, on which side "
     "of the other kind, letter), and so was each noun of a question, half way through the decoder, for what it refers "
-    "to; in three of four steps the decoder saw a random 96 of the 256 visual tokens, so it is more used to missing "
-    "tokens than models of the field are.",
+    "to; half of the pictures were clutter, many small objects and a small sign.",
     "features": "Pixel classifier whose features the Fréchet distance is measured on; no part of guidance.",
 }
 DATA = (

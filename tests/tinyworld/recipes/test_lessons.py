@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from tinyworld.captions import LETTERS, Group, SceneSpec
-from tinyworld.questions import sides
-from tinyworld.recipes.lessons import IGNORE, VIEW, Lens, letter_boxes, patch_targets, word_targets
+from tinyworld.clutter import make_clutter
+from tinyworld.questions import members, sides
+from tinyworld.recipes.lessons import IGNORE, VIEW, Lens, patch_targets, word_targets
 from tinyworld.recipes.processor import PATCH, build_tokenizer
-from tinyworld.scenes import SIZE, Scene, SceneObject, make_scene
+from tinyworld.scenes import SIZE, Scene, SceneObject, letter_boxes, make_scene
 
 
 def words(scene):
@@ -26,7 +27,8 @@ def test_objects(category):
     placed = 0
     for seed in range(20):
         scene = make_scene(seed, category=category)
-        shown, where = words(scene), sides(scene)
+        shown, kinds = words(scene), members(scene)
+        where = sides(*kinds) if len(kinds) == 2 else {}
         assert (shown["centre"] == "object").sum() == len(scene.objects)
         assert set(shown["letter"].flat) | set(shown["place"].flat) <= {"", "?"}
         for o in scene.objects:
@@ -53,8 +55,26 @@ def test_signs():
         assert (shown["letter"][shown["place"] == "first"] == word[0]).all()
         assert (shown["letter"][shown["place"] == "last"] == word[-1]).all()
         # The ink of each letter is darker or lighter than the plate around it.
-        for letter, left, top, right, bottom in letter_boxes(scene):
-            assert letter.lower() in word and np.ptp(scene.image[top:bottom, left:right].astype(int).mean(2)) > 60
+        for top, bottom, left, right in letter_boxes(scene.spec.text, scene.objects[0]):
+            assert np.ptp(scene.image[top:bottom, left:right].astype(int).mean(2)) > 60
+
+
+def test_clutter():
+    for seed in range(20):
+        scene = make_clutter(seed)
+        shown, (*objects, sign), word = words(scene), scene.objects, scene.spec.text.lower()
+        assert (shown["centre"] == "object").sum() == len(scene.objects)
+        covered = 0
+        for o in objects:
+            at = int(o.y) // PATCH, int(o.x) // PATCH
+            assert (shown["color"][at], shown["shape"][at], shown["number"][at]) == (o.color, o.shape, "?")
+            assert shown["letter"][at] == shown["across"][at] == ""
+        covered = np.isin(shown["shape"], [o.shape for o in objects]).sum()
+        assert len(objects) <= covered <= 4 * len(objects), "an object is one to four patches"
+        assert (shown["color"][shown["shape"] == "sign"] == sign.color).all()
+        assert {letter for letter in shown["letter"].flat if letter not in ("", "?")} == set(word)
+        assert (shown["letter"][shown["place"] == "first"] == word[0]).all()
+        assert (shown["place"] == "first").any() and (shown["place"] == "last").any()
 
 
 def told(scene, text):
@@ -82,6 +102,20 @@ def test_nouns_are_told_what_they_refer_to():
     assert told(scene, "is there a red star?") == {"star": nothing}
     assert told(scene, "how many objects are there?") == {"objects": {"shape": "circle", "number": "three"}}
     assert told(scene, "how many do you see?") == {}
+
+
+def test_in_clutter_a_side_is_that_of_the_noun_before():
+    groups = (Group(1, "red", "circle"), Group(2, "blue", "star"), Group(1, "blue", "circle"))
+    at = ("red", "circle", 10, 10), ("blue", "star", 30, 30), ("blue", "star", 40, 50), ("blue", "circle", 55, 8)
+    objects = (*(SceneObject(*o, 4) for o in at), SceneObject("pink", "sign", 10, 40, 8))
+    spec = SceneSpec(groups, text="CAB", sign_color="pink")
+    scene = Scene(np.zeros((SIZE, SIZE, 3), np.uint8), "", spec, objects)
+    assert told(scene, "is the red circle left of the blue stars?") == {
+        "circle": {"color": "red", "shape": "circle", "number": "one"},
+        "stars": {"color": "blue", "shape": "star", "number": "two", "across": "right", "along": "below"},
+    }
+    assert told(scene, "what color is the sign?") == {"sign": {"color": "pink", "shape": "sign", "number": "three"}}
+    assert told(scene, "how many blue objects are there?") == {"objects": {"color": "blue", "number": "three"}}
 
 
 def test_letters_are_told_whether_they_are_there():

@@ -10,7 +10,7 @@ from small_lvlm import small
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from tinyworld import lvlm
-from tinyworld.captions import COLORS
+from tinyworld.captions import COLORS, is_held_out
 from tinyworld.questions import KINDS, WORDS, ask, quiz
 from tinyworld.recipes import lvlm as train_lvlm
 from tinyworld.recipes.processor import build_processor
@@ -96,24 +96,25 @@ def test_a_packed_question_is_answered_as_it_is_asked(processor):
     assert answer[-1] == processor.tokenizer.eos_token_id
 
 
-def test_what_the_decoder_is_not_shown_is_as_if_it_were_not_there(processor):
-    """Whole, the loss is the stock model's; in part, that of attention which cannot reach the rest."""
+def test_the_loss_of_the_answers_is_the_stock_models(processor):
     learner = train_lvlm.Learner(small(processor).eval(), processor)
-    for visible in (256, 40):
-        batch = train_lvlm.batch_of(processor, 0, 2, 3, visible)
-        with torch.no_grad():
-            found = learner(**batch)
-        mask = batch["attention_mask"].clone()
-        hidden = torch.ones(2, 256, dtype=torch.bool).scatter(1, batch["kept"], False)
-        assert hidden.sum() == 2 * (256 - visible)
-        mask[..., 1:257] &= ~hidden[:, None, None]
-        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "pixel_values")}
-        with torch.no_grad():
-            logits = learner.model(**inputs, attention_mask=mask, use_cache=False).logits[:, :-1].flatten(0, 1)
-        labels = batch["labels"][:, 1:].flatten()
-        assert torch.allclose(found["answer"], torch.nn.functional.cross_entropy(logits, labels), atol=1e-5)
-        told = labels != train_lvlm.IGNORE
-        assert found["accuracy"] == (logits.argmax(-1) == labels)[told].float().mean()
+    batch = train_lvlm.batch_of(processor, 0, 2, 3)
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask", "pixel_values")}
+    with torch.no_grad():
+        found = learner(**batch)
+        logits = learner.model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
+    labels = batch["labels"][:, 1:].flatten()
+    assert torch.allclose(found["answer"], torch.nn.functional.cross_entropy(logits, labels), atol=1e-5)
+    told = labels != train_lvlm.IGNORE
+    assert found["accuracy"] == (logits.argmax(-1) == labels)[told].float().mean()
+
+
+def test_half_of_the_pictures_are_clutter(processor, monkeypatch):
+    packed = []
+    monkeypatch.setattr(train_lvlm, "pack", lambda processor, scenes, asked: packed.extend(scenes) or {})
+    train_lvlm.batch_of(processor, 0, 40, 1)
+    assert 10 < sum(len(scene.spec.groups) > 2 for scene in packed) < 30
+    assert not any(is_held_out(scene.spec) for scene in packed)
 
 
 def test_the_vision_encoder_learns_alone_first(processor):
@@ -164,7 +165,8 @@ def test_three_steps_save_what_the_auto_classes_load(tmp_path, monkeypatch):
     arguments = ["--steps", "3", "--vision-steps", "1", "--batch-size", "2", "--test-questions", "6"]
     train_lvlm.main(["--out", str(tmp_path / "first"), *arguments])
     report = json.loads((tmp_path / "first" / "report.json").read_text())
-    assert set(report["exact_match"]) == {*KINDS, "all"} and report["questions"] == 2 * 2 * train_lvlm.QUESTIONS
+    assert set(report["exact_match"]) == set(report["exact_match_in_clutter"]) == {*KINDS, "all"}
+    assert report["questions"] == 2 * 2 * train_lvlm.QUESTIONS
     folder = tmp_path / "first" / "lvlm"
     model, processor = (
         LlavaForConditionalGeneration.from_pretrained(folder).eval(),

@@ -1,0 +1,132 @@
+"""Successive halving drops what the evaluators like least, leaves the rest alone, and makes no pass for the dropped."""
+
+import numpy as np
+import pytest
+import torch
+
+from evaluators.base import FunctionEvaluator
+from guidance import Budget, GreedySearch, Static
+from guidance.schedulers import noise_schedule
+from pipelines import best_of, guide, successive_halving
+from pipelines.patch import patch
+
+PROMPTS = ["two red circles", "a blue star"]
+N, STEPS = 4, 4
+
+
+def brightness(candidates, context):
+    return candidates.flatten(2).mean(2)
+
+
+def options(host, n=N):
+    values = {"num_inference_steps": STEPS, "height": 16, "width": 16}
+    values["generator"] = [torch.Generator().manual_seed(i) for i in range(n * len(PROMPTS))]
+    return values | ({"true_cfg_scale": 3.0, "negative_prompt": [""] * len(PROMPTS)} if host == "flux" else {})
+
+
+def spied(seen, space):
+    def spy(candidates, context):
+        seen.append((candidates, context.noise_level))
+        return brightness(candidates, context)
+
+    return FunctionEvaluator(spy, "spy", space)
+
+
+@pytest.mark.parametrize("space", ["noisy", "denoised", "pixels"])
+@pytest.mark.parametrize("host", ["sd", "sd3", "flux"])
+def test_as_by_hand(stock, host, space):
+    """The better two after a quarter of the steps, of these the better after a half; the picture is that of `best_of`,
+    and the denoiser runs for no other."""
+    pipe, whole, seen = stock(host), [], []
+    best_of(pipe, PROMPTS, N, [spied(whole, "noisy")], output_type="np", **options(host))
+    images = pipe(PROMPTS, num_images_per_prompt=N, output_type="np", **options(host)).images
+    made = successive_halving(pipe, PROMPTS, N, [spied(seen, space)], output_type="np", **options(host))
+    seen = [call for call in seen if call[0].shape[:2] in ((2, 4), (2, 2), (2, 1))][-3:]
+    left = torch.arange(N).expand(2, N)
+    for (candidates, _), count in zip(seen, (4, 2, 1), strict=True):
+        assert candidates.shape[:2] == (2, count)
+        scores = brightness(candidates, None)
+        expected = torch.full((2, N), torch.nan).scatter(1, left, scores - scores.mean(1, keepdim=True))
+        kept = scores.argsort(1, descending=True)[:, : max(1, count // 2)].sort(1).values
+        left = left.gather(1, kept)
+    assert made.chosen.tolist() == left[:, 0].tolist() and torch.equal(made.scores.isnan(), expected.isnan())
+    levels = [sigma / (alpha**2 + sigma**2) ** 0.5 for alpha, sigma in noise_schedule(pipe.scheduler)]
+    levels = levels[1:] if space == "noisy" else levels
+    assert [level for _, level in seen] == pytest.approx([*levels[:2], 0.0])
+    if space == "noisy":
+        finished = whole[-1][0][torch.arange(2), made.chosen]
+        torch.testing.assert_close(seen[-1][0][:, 0], finished, rtol=1e-3, atol=1e-3)
+    kept = images.reshape(2, N, 16, 16, 3)[[0, 1], made.chosen]
+    np.testing.assert_allclose(made.images, kept, atol=1e-3)
+    assert made.nfe == 2 * (4 + 2 + 1 + 1)
+    again = successive_halving(pipe, PROMPTS, N, [spied([], space)], output_type="np", **options(host))
+    assert np.array_equal(again.images, made.images), "the generators decide"
+
+
+def test_passes_are_those_of_the_denoiser(stock):
+    pipe, rows = stock("sd"), []
+    undo = patch(
+        pipe.unet, "forward", lambda stock, *args, **kwargs: rows.append(len(args[0])) or stock(*args, **kwargs)
+    )
+    made = successive_halving(pipe, PROMPTS, 3, [brightness], rungs=(0.5,), **options("sd", 3))
+    undo()
+    assert rows == [12, 12, 8, 8], "half of three is two"
+    assert made.nfe == sum(rows) / 2
+    assert "forward" not in pipe.unet.__dict__ and "step" not in pipe.scheduler.__dict__, "no patch stays"
+
+
+def test_without_rungs_it_is_best_of(stock):
+    arguments = stock("sd"), PROMPTS, N, [brightness]
+    one = best_of(*arguments, output_type="np", **options("sd"))
+    other = successive_halving(*arguments, rungs=(), output_type="np", **options("sd"))
+    assert np.array_equal(one.images, other.images) and one.nfe == other.nfe
+    assert torch.equal(one.chosen, other.chosen) and torch.equal(one.scores, other.scores)
+
+
+def test_scores_that_are_not_finite_are_dropped(stock):
+    def broken(candidates, context):
+        scores = brightness(candidates, context)
+        if candidates.shape[1] == N and context.noise_level < 0.999:
+            scores[0, :2], scores[1, 2:] = torch.nan, torch.inf
+        return scores
+
+    broken.space = "noisy"
+    made = successive_halving(stock("sd"), PROMPTS, N, [broken], rungs=(0.5,), **options("sd"))
+    assert made.scores.isfinite().tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+@pytest.mark.parametrize("host", ["sd", "flux"])
+def test_with_guidance(stock, host):
+    """Inside `guide` it is what the pipeline's own scale makes; a search decides for those that are left."""
+    pipe = stock(host)
+    scale = {"true_cfg_scale": 6.0} if host == "flux" else {"guidance_scale": 6.0}
+    call = lambda **more: successive_halving(  # noqa: E731
+        pipe, PROMPTS, N, [brightness], output_type="np", **options(host) | more
+    )
+    plain = call(**scale)
+    with guide(pipe, Static(6.0)):
+        inside = call()
+    np.testing.assert_allclose(inside.images, plain.images, atol=1e-5)
+    assert inside.nfe == plain.nfe == 16
+    with guide(pipe, GreedySearch([brightness], [1.0, 6.0])) as traces:
+        assert call().nfe == 16
+    assert traces[0].scales.isfinite().all()
+    with guide(pipe, Budget(Static(6.0), tolerance=1e6, recheck=None)):
+        assert call().nfe < 16
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ({"rungs": (0.5, 0.25)}, "`rungs` must rise"),
+        ({"rungs": (0.5, 0.5)}, "`rungs` must rise"),
+        ({"rungs": (0.0,)}, "above 0 and below 1"),
+        ({"rungs": (1.0,)}, "above 0 and below 1"),
+        ({"n": 0}, "`n` must be an integer of at least 1, got 0"),
+        ({"evaluators": []}, "`evaluators` is empty"),
+        ({"callback_on_step_end": print}, r"`kwargs` must not have \['callback_on_step_end'\]"),
+    ],
+)
+def test_refuses(stock, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        successive_halving(**{"pipe": stock("sd"), "prompt": PROMPTS, "n": N, "evaluators": [brightness]} | arguments)
