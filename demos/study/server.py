@@ -30,40 +30,38 @@ KEEP = {"cache-control": "private, max-age=86400, immutable"}
 
 
 class Desk:
-    """Answers all that came while the disk wrote the last answers, in one transaction.
+    """Answers what came while the last answers were written, all in one transaction.
 
-    Statements run in the thread of the event loop: in another, each would wait for the interpreter's lock, which the
-    loop holds while it reads a hundred requests. The disk is waited for in another.
+    It works in the thread of the event loop: in one of its own, every statement would have to wait for the
+    interpreter's lock, which the loop holds while a hundred requests are read.
     """
 
     def __init__(self, store: VoteStore) -> None:
         self.store = store
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future]] = []
-        self._at_work: asyncio.Future | None = None
 
     async def ask(self, call: Callable[[], Any]) -> Any:
         """What `call` on the store returns, once it is on the disk."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self._waiting.append((call, future))
-        if self._at_work is None or self._at_work.done():
-            self._at_work = asyncio.ensure_future(self._work())
+        if len(self._waiting) == 1:
+            loop.call_soon(self._answer)
         return await future
 
-    async def _work(self) -> None:
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            try:
-                results = self.store.together([call for call, _ in waiting])
-                await asyncio.to_thread(self.store.sync)
-            except Exception as error:  # a full disk: they are told that it failed
-                results = [error] * len(waiting)
-            for (_, future), result in zip(waiting, results, strict=True):
-                if future.done():  # its rater has gone
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+    def _answer(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            results = self.store.together([call for call, _ in waiting])
+        except Exception as error:  # a full disk: nothing was written
+            results = [error] * len(waiting)
+        for (_, future), result in zip(waiting, results, strict=True):
+            if future.done():  # its rater has gone
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class Sitting:

@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import itertools
 import json
-import os
 import random
 import secrets
 import sqlite3
@@ -14,18 +13,53 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..manifest import Manifest, open_database, transaction
 from . import schema
 from .settings import CHOICES, VOTES, Settings, kept
-from .tasks import Task, View, is_text
 
 __all__ = ["CHOICES", "VOTES", "Settings", "Task", "View", "VoteStore", "is_text", "kept"]
 
 OPEN = 900  # seconds for which a pair that was shown counts as one that will be voted on
 PACE, PACES = 8.0, 20  # seconds that a question takes, until so many votes say it
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question about a pair.
+
+    Attributes:
+        assignment: of this pair to this rater.
+        left, right: files, relative to the study's folder.
+        check: the side of the spoilt picture in an attention check, `None` for a pair that counts.
+        choice: what this rater chose before, `None` for nothing yet.
+    """
+
+    assignment: int
+    prompt: str
+    question: str
+    left: str
+    right: str
+    check: str | None = None
+    choice: str | None = None
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.assignment, self.question
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rater has before them: a task, `None` after the last; its place among all that they have had; on how many
+    pairs they have voted, of at most how many."""
+
+    task: Task | None
+    place: int
+    done: int
+    pairs: int
 
 
 class VoteStore:
@@ -68,8 +102,6 @@ class VoteStore:
                 self._connection.execute(add, (json.dumps(secrets.token_hex(16)),))
             row = self._connection.execute("SELECT value FROM settings WHERE key = 'secret'").fetchone()
         self._secret = json.loads(row[0]).encode()
-        log = self.folder / f"{VOTES}-wal"  # of a file system that has none every transaction is durable
-        self._log = os.open(log, os.O_RDWR) if log.is_file() else None
 
     @contextmanager
     def _writing(self, durable: bool = True) -> Iterator[None]:
@@ -82,9 +114,9 @@ class VoteStore:
 
     def together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """What each of `calls`, on this store, returns, or the ValueError that it raises before it writes: all in one
-        transaction. It is on the disk after `sync`."""
+        transaction, on the disk when this returns. Waiting for the disk takes longer than all else."""
         results: list[Any] = []
-        with self._lock, transaction(self._connection, durable=self._log is None):
+        with self._lock, transaction(self._connection):
             self._together = True
             try:
                 for call in calls:
@@ -95,15 +127,6 @@ class VoteStore:
             finally:
                 self._together = False
         return results
-
-    def sync(self) -> None:
-        """Waits until the disk has what was written; while it waits, more can be written, by other threads.
-
-        SQLite writes a transaction to its log (WAL) and waits for the disk if it is durable. All that it waits for is
-        this; what is moved from the log to the database is waited for by itself.
-        """
-        if self._log is not None:
-            os.fsync(self._log)
 
     def signature(self, *what: object) -> str:
         """A secret that only this study makes of `what`, always the same."""
@@ -119,9 +142,6 @@ class VoteStore:
 
     def close(self) -> None:
         self._connection.close()
-        if self._log is not None:
-            os.close(self._log)
-            self._log = None
 
     def new_rater(self) -> str:
         """The id of a new, nameless rater."""
@@ -293,3 +313,8 @@ class VoteStore:
         add = "INSERT INTO assignments (rater, pair, a_is_left, is_check, created) VALUES (?, ?, ?, ?, ?)"
         self._connection.execute(add, (rater, pair[0], random.random() < 0.5, check, now))
         return True
+
+
+def is_text(prompt: str) -> bool:
+    """Whether `prompt` has words in quotation marks, as those have that ask for writing."""
+    return prompt.count('"') >= 2 or any(mark in prompt for mark in "“”«»„")

@@ -1,11 +1,8 @@
 """What the page of a study asks the server, without a browser: who is shown what, and what is refused."""
 
-import asyncio
 import io
-import os
 import re
 import sqlite3
-import time
 from contextlib import closing
 
 import numpy as np
@@ -134,40 +131,6 @@ def test_one_that_is_refused_takes_no_other_with_it(folder):
     first, second, third = store.together(calls)
     assert isinstance(first, ValueError) and isinstance(third, ValueError) and second is None
     assert store.task(rater, 0)[0].choice == "left"
-
-
-def test_a_vote_is_on_the_disk_before_the_next_pair_is_shown(folder, monkeypatch):
-    """What many send at once waits for the disk together."""
-    store = VoteStore(folder, Settings(check_every=0))
-    raters, order = [store.new_rater() for _ in range(20)], []
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (time.sleep(0.05), fsync(file), order.append("disk")))
-
-    async def one(desk, rater):
-        task, _ = store.task(rater)
-        await desk.ask(lambda: store.vote(rater, task.assignment, "overall", "left"))
-        order.append("answer")
-
-    async def all_at_once():
-        desk = server.Desk(store)
-        await asyncio.gather(*(one(desk, rater) for rater in raters))
-
-    asyncio.run(all_at_once())
-    assert order[0] == "disk" and order.count("disk") <= 2 and order.count("answer") == 20
-    with closing(sqlite3.connect(folder / VOTES)) as connection:
-        assert connection.execute("SELECT count(*) FROM votes").fetchone() == (20,)
-
-
-def test_a_full_disk_is_said(folder, monkeypatch):
-    rater = Rater(VoteStore(folder, Settings(check_every=0)))
-    rater.begin()
-
-    def full(file):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):  # status 500 where it is served
-        rater.ask("vote", choice="left")
 
 
 def test_pictures_are_for_those_who_were_sent_there(folder):
