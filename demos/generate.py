@@ -273,7 +273,8 @@ def main(argv: list[str] | None = None) -> None:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
-    panel.tell_silent(guidance, args.prompt)
+    for line in panel.silent_ones(guidance, args.prompt):
+        print(line, file=sys.stderr)
     search = guidance.guidance if args.guidance == "budget" else guidance
     settings = {
         "model": str(args.model or "embedded"),

@@ -1,7 +1,6 @@
 """Which evaluators a command asks: those of the embedded model, judges with public weights, or what its user names."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -65,13 +64,15 @@ def load(args: argparse.Namespace, pipe: Any) -> list[Any]:
     return load_evaluators(wanted, args.calibration) if wanted else []
 
 
-def tell_silent(guidance: Any, prompts: Sequence[str]) -> None:
-    """A line on stderr for every evaluator that has nothing to say of any of the prompts."""
+def silent_ones(guidance: Any, prompts: Sequence[str]) -> list[str]:
+    """A warning of every evaluator that has nothing to say of any of the prompts."""
     from guidance.panel import Silent, silent
     from guidance.sampling import evaluators_of
 
     warnings.simplefilter("ignore", Silent)  # of single calls
-    for evaluator in evaluators_of(guidance):
-        if silent(evaluator, prompts):
-            told = f"finds nothing to judge in {prompts[0]!r}" + ", nor in the other prompts" * (len(prompts) > 1)
-            print(f"warning: evaluator {evaluator.name!r} {told}, and is silent", file=sys.stderr)
+    told = f"finds nothing to judge in {prompts[0]!r}" + ", nor in the other prompts" * (len(prompts) > 1)
+    return [
+        f"warning: evaluator {evaluator.name!r} {told}, and is silent"
+        for evaluator in evaluators_of(guidance)
+        if silent(evaluator, prompts)
+    ]

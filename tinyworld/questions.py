@@ -5,7 +5,7 @@ sides, or what is on a side), ``text`` (the word on a sign, or a letter of it) a
 balanced. Every answer is one lower-case word.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -48,7 +48,7 @@ def kinds_of(scene: Scene) -> tuple[str, ...]:
         "count": True,
         "color": sign or bool(_alone(groups, "shape")),
         "shape": bool(_alone(groups, "color")),
-        "relation": bool(_apart(scene)),
+        "relation": any(_apart(scene)),
         "text": sign,
         "yes_no": True,
     }
@@ -113,16 +113,17 @@ def members(scene: Scene) -> list[tuple[SceneObject, ...]]:
     return [scene.objects[end - group.count : end] for end, group in zip(ends, scene.spec.groups, strict=True)]
 
 
-def _apart(scene: Scene) -> list[tuple[Group, Group, dict[str, tuple[str, str]]]]:
+def _apart(scene: Scene) -> Iterator[tuple[Group, Group, dict[str, tuple[str, str]]]]:
     """Pairs of groups, and their `sides`, where there are any."""
-    drawn = list(zip(scene.spec.groups, members(scene), strict=True))
-    pairs = [(first, second, sides(a, b)) for (first, a), (second, b) in combinations(drawn, 2)]
-    return [pair for pair in pairs if pair[2]]
+    drawn = zip(scene.spec.groups, members(scene), strict=True)
+    for (first, a), (second, b) in combinations(drawn, 2):
+        if found := sides(a, b):
+            yield first, second, found
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[Group, Group, str, str]:
     """Two kinds of object in either order, the axis along which they are apart, and what the first is to the second."""
-    pairs = _apart(scene)
+    pairs = list(_apart(scene))
     first, second, found = pairs[rng.integers(len(pairs))]
     axis = str(rng.choice(list(found)))
     side, back = found[axis]
@@ -232,7 +233,7 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> Draft:
     claims += [_claim_sign_color, _claim_word, _claim_letter] if scene.spec.text is not None else []
     claims += [_claim_existence, _claim_count] if scene.spec.groups else []
     claims += [_claim_color] if _alone(scene.spec.groups, "shape") else []
-    claims += [_claim_side] if _apart(scene) else []
+    claims += [_claim_side] if any(_apart(scene)) else []
     return claims[rng.integers(len(claims))](scene, rng, true), "yes" if true else "no"
 
 

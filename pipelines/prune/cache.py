@@ -15,12 +15,14 @@ class PrunedLayer(DynamicLayer):
     Attributes:
         kept: ``(batch, slots)``, the index in the unpruned sequence of what each slot holds, -1 for an empty slot.
         seen: length of the unpruned sequence.
+        full: whether no slot is empty.
     """
 
     def __init__(self, layer: DynamicLayer, kept: torch.Tensor, seen: int) -> None:
         super().__init__()
         self.__dict__.update(layer.__dict__)
         self.kept, self.seen = kept, seen
+        self.full = not bool((kept < 0).any())
 
     def get_seq_length(self) -> int:
         return self.seen if self.is_initialized else 0
@@ -48,6 +50,16 @@ class PrunedLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self.kept = self.kept[indices]
+
+
+def file_kept(cache: Cache, index: int, kept: torch.Tensor, seen: int) -> None:
+    """Notes what layer `index` of `cache` holds, see `PrunedLayer`; what a later token adds is no empty slot."""
+    layer = cache.layers[index]
+    assert isinstance(layer, DynamicLayer)  # `check_cache`
+    if isinstance(layer, PrunedLayer) and seen == layer.seen + 1:
+        layer.kept, layer.seen = kept, seen
+    else:
+        cache.layers[index] = PrunedLayer(layer, kept, seen)
 
 
 def cache_of(named: Mapping[str, Any]) -> Cache | None:

@@ -9,18 +9,18 @@ mask and the rotary cosines by those of the tokens that are left. The layers' ca
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from evaluators.token.base import LayerObserver, observes
 from guidance.tokens.pruning import TokenPruning, keep_count
 
 from .attention import compact, take
-from .cache import PrunedLayer, cache_of, check_cache, kept_in
+from .cache import PrunedLayer, cache_of, check_cache, file_kept, kept_in
 from .context import token_context
 from .hooks import Hooks
 from .hosts import check_decoder
@@ -154,9 +154,7 @@ class DecoderPruner:
             return None
         if run.cache is not None:
             for index, kept in run.kept.items():
-                layer = run.cache.layers[index]
-                assert isinstance(layer, DynamicLayer)  # `check_cache`
-                run.cache.layers[index] = PrunedLayer(layer, kept, run.seen + run.length)
+                file_kept(run.cache, index, kept, run.seen + run.length)
         if run.slots is None:
             return None
         states = output[0]
@@ -199,7 +197,7 @@ class DecoderPruner:
             past = kept_in(run.cache, index)
             if run.slots is None and past is None:
                 return None
-            stage = self.stage(run, past, states, kwargs)
+            stage = self.next_token(run, index, kwargs) or self.stage(run, past, states, kwargs)
             run.kept[index] = stage.kept
             # `position_ids` is read by FlashAttention alone, which would take a gap for the start of another sequence.
             changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
@@ -219,6 +217,23 @@ class DecoderPruner:
         return stock(states, left, take(everywhere, run.slots.clamp(min=0))[left])
 
     # ------------------------------------------------------------------------------------- what the hooks need
+
+    def next_token(self, run: Run, index: int, kwargs: dict[str, Any]) -> Stage | None:
+        """The stage where one token follows a cache without an empty slot or padding, and masks hide nothing; else
+        `None`. Writing costs what it does without pruning, or less."""
+        layer = run.cache.layers[index] if run.cache is not None else None
+        if run.length > 1 or self.renumber or run.slots is not None or not getattr(layer, "full", False):
+            return None
+        past = cast(PrunedLayer, layer).kept
+        if run.stage is not None and run.stage.past is past:
+            return run.stage
+        if run.unpadded is None:
+            run.unpadded = bool(run.real.all())
+        if not run.unpadded:
+            return None
+        kept = F.pad(past, (0, 1), value=run.seen)
+        run.stage = Stage(past, kept, kept >= 0, None, kwargs["position_embeddings"])
+        return run.stage
 
     def stage(self, run: Run, past: torch.Tensor | None, states: torch.Tensor, kwargs: dict[str, Any]) -> Stage:
         """Mask and rotary embeddings for the present states after the cached tokens `past`."""

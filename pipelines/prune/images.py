@@ -108,7 +108,7 @@ class VisualTokens:
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call of the host begins; returns its arguments by name."""
-        call = self.signature.bind(*args, **kwargs).arguments
+        call = self.signature.bind(*args, **kwargs).arguments if args else kwargs
         seen, (ids, embeds) = self.seen, (call.get("input_ids"), call.get("inputs_embeds"))
         seen.kind, seen.sizes, seen.frames = None, {}, None
         for name, output in (call.get("mm_encoder_outputs") or {}).items():

@@ -93,7 +93,7 @@ class PromptReader:
 
     def before(self, signature: inspect.Signature) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            call = signature.bind_partial(*args, **kwargs).arguments
+            call = signature.bind_partial(*args, **kwargs).arguments if args else kwargs
             labels = call.get("labels", kwargs.get("labels"))
             if (shifted := kwargs.get("shift_labels")) is not None:
                 self.calls.counted = shifted != IGNORED

@@ -53,6 +53,7 @@ class Run:
         image, images: ``(batch, length)``, of which image of its row a visual token is, and how many a row has at most.
         frames: finds `TokenContext.frames`.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
+        unpadded: whether all of `real` is True; `None` until asked.
         places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
         stage: of the last layer that had one.
@@ -69,6 +70,7 @@ class Run:
     images: int = 1
     frames: Callable[[], Frames] | None = None
     slots: torch.Tensor | None = None
+    unpadded: bool | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
     stage: Stage | None = None

@@ -7,14 +7,13 @@ import os
 import re
 import signal
 import sqlite3
-import sys
 
 import numpy as np
 import pytest
 from batch_runs import THREE, images, run
 from PIL import Image
 
-from demos import gallery, generate
+from demos import gallery, generate, painting
 from demos.batch import main
 from demos.manifest import MANIFEST, Manifest, inside
 from guidance import GuidanceTrace
@@ -87,7 +86,7 @@ def test_kill_loses_only_what_was_not_recorded(made, prompts, ram, moment, numbe
         if moment == "denoise":
             generate.denoise = dies(generate.denoise)
         elif moment == "publish":
-            sys.modules["demos.batch"].publish = dies(sys.modules["demos.batch"].publish)
+            painting.publish = dies(painting.publish)
         else:
             Manifest.add = dies(Manifest.add)
         run(prompts, out)
@@ -161,7 +160,7 @@ def test_ctrl_c_while_the_model_loads(made, prompts, ram, monkeypatch, capsys):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), "database or disk is full"])
 def test_a_full_disk_is_one_line_and_loses_nothing(made, prompts, ram, monkeypatch, capsys, error):
     """Whoever meets it first: a picture, or the manifest."""
-    add, publish = Manifest.add, sys.modules["demos.batch"].publish
+    add, publish = Manifest.add, painting.publish
     count = itertools.count()
 
     def full(call):
@@ -175,7 +174,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(made, prompts, ram, monkeypat
     if isinstance(error, str):
         monkeypatch.setattr(Manifest, "add", full(add))
     else:
-        monkeypatch.setattr("demos.batch.publish", full(publish))
+        monkeypatch.setattr("demos.painting.publish", full(publish))
         monkeypatch.setattr(gallery, "write", full(gallery.write))
     with pytest.raises(SystemExit) as stop:
         run(prompts, ram / "study")

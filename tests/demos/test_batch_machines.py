@@ -8,8 +8,8 @@ import pytest
 from batch_runs import images, run
 from filelock import FileLock
 
-from demos.batch import plan
 from demos.manifest import Manifest, pictures
+from demos.painting import plan
 
 
 def machine(monkeypatch, number, world):

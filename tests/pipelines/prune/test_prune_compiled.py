@@ -72,6 +72,23 @@ def test_a_compiled_model_is_pruned(how, graphs):
     assert len(seen) == before  # the code compiled before serves again
 
 
+def test_compiled_while_it_is_pruned(graphs):
+    """Nothing is compiled then, what is pruned stays so, and afterwards there is a graph."""
+    seen, backend = graphs
+    model = hosts.build("llava")
+    model.model.language_model.layers = model.model.language_model.layers[:2]
+    batch = hosts.inputs("llava", (1,))
+    with prune(model, "fastv", keep={1: 0.25}) as pruner:
+        expected, kept = model(**batch).logits, pruner.last.kept[1]
+        for layer in model.model.language_model.layers:
+            layer.compile(backend=backend)
+        torch.testing.assert_close(model(**batch).logits, expected)
+        assert torch.equal(pruner.last.kept[1], kept)
+        assert not seen
+    model(**batch)
+    assert seen
+
+
 def test_a_compiled_encoder_is_pruned(graphs):
     seen, backend = graphs
     encoder = CLIPVisionModel(CLIPVisionConfig(**hosts.VISION | {"num_hidden_layers": 1})).eval()

@@ -1,9 +1,12 @@
 """Dropped tokens cost nothing: floating-point operations and cache, counted."""
 
 import prune_hosts as hosts
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipelines.prune import attention as prune_attention
 from pipelines.prune.pruner import prune
 
 
@@ -37,3 +40,43 @@ def test_scoring_costs_little():
         pruned = flops(model, batch)
     with prune(model, "random", keep=pruner.pruning.keep):
         assert plain - pruned > 0.9 * (plain - flops(model, batch))
+
+
+class Squares(TorchDispatchMode):
+    """The floating-point tensors made under it that have two dimensions of at least `length`."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length, self.found = length, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, tuple) else (out,):
+            real = isinstance(part, torch.Tensor) and part.is_floating_point()
+            if real and sum(n >= self.length for n in part.shape) > 1:
+                self.found.append((str(func), tuple(part.shape)))
+        return out
+
+
+@pytest.mark.parametrize("method", ["transprune", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-v2", "dart", "evs"])
+def test_attention_is_never_made_whole(method, monkeypatch):
+    """With SDPA: weights are computed for the queries that are asked about alone, a few at a time."""
+    monkeypatch.setattr(prune_attention, "CHUNK", 8)
+    model, tokens = hosts.build("qwen2_vl"), 2 * 64
+    ids = torch.tensor([[1, 5, *[hosts.VIDEO] * tokens, *range(6, 40)]])
+    pixels = torch.randn(4 * tokens, 96, generator=torch.Generator().manual_seed(0))
+    features = model.get_video_features(pixels, torch.tensor([[2, 16, 16]]))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == hosts.VIDEO).int() * 2,
+        "video_grid_thw": torch.tensor([[2, 16, 16]]),
+    }
+    features.frames = [2]
+    with torch.inference_mode(), prune(model, method, keep=0.5) as pruner, Squares(65) as seen:
+        model(**batch, mm_encoder_outputs={"video": features})
+    assert pruner.last.kept and not seen.found
+    model.set_attn_implementation("eager")
+    with torch.inference_mode(), Squares(65) as seen:
+        model(**batch, mm_encoder_outputs={"video": features})
+    assert seen.found  # it would have been noticed
