@@ -71,13 +71,15 @@ def report_of(rows: list[dict[str, Any]], checkout: Path) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("benchmark upstream", __doc__)
     parser.add_argument("checkout", type=Path, metavar="DIFFUSERS", help="a checkout of diffusers' repository")
-    parser.add_argument("--only", nargs="+", metavar="FOLDER", help="folders of tests/pipelines; default all of them")
+    parser.add_argument(
+        "--only", nargs="+", metavar="FOLDER", help="folders of tests/pipelines, or files in them; default all"
+    )
     parser.add_argument("--keep", type=Path, metavar="FILE", help="records of runs: what is there is not run again")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     args = parser.parse_args(argv)
     tests = args.checkout / "tests" / "pipelines"
     folders = args.only or sorted(path.parent.name for path in tests.glob("*/__init__.py"))
-    if missing := [name for name in folders if not (tests / name).is_dir()]:
+    if missing := [name for name in folders if not (tests / name).exists()]:
         parser.error(f"argument --only: there is no {', '.join(missing)} in {tests}")
     with tempfile.TemporaryDirectory() as temporary:
         records = args.keep or Path(temporary, "records.jsonl")
