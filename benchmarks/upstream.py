@@ -71,9 +71,7 @@ def report_of(rows: list[dict[str, Any]], checkout: Path) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("benchmark upstream", __doc__)
     parser.add_argument("checkout", type=Path, metavar="DIFFUSERS", help="a checkout of diffusers' repository")
-    parser.add_argument(
-        "--only", nargs="+", metavar="FOLDER", help="folders of tests/pipelines, or files in them; default all"
-    )
+    parser.add_argument("--only", nargs="+", metavar="FOLDER", help="in tests/pipelines, a file too; default all")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="records of runs: what is there is not run again")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     args = parser.parse_args(argv)

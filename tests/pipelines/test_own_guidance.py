@@ -159,7 +159,7 @@ def syncs_of_steps(pipe, guidance, **kwargs):
     return [b - a for a, b in itertools.pairwise(counts)]
 
 
-@pytest.mark.parametrize("host", ["sd", "sdxl"])
+@pytest.mark.parametrize("host", ["sd", "sdxl", "sd3"])
 def test_no_step_after_the_first_waits_for_the_device(stock, host, monkeypatch):
     """As on a GPU, where looking at a value is not free."""
     monkeypatch.setattr(run_module, "free_to_read", lambda tensor: False)
@@ -171,6 +171,17 @@ def test_no_step_after_the_first_waits_for_the_device(stock, host, monkeypatch):
     # With the scheduler's own steps for candidates, which are two more a step.
     steps = syncs_of_steps(pipe, GreedySearch([calm, noisy], (1.0, 5.0)))
     assert all(found == 3 * stock_ for found, stock_ in zip(steps, own, strict=True)), (steps, own)
+
+
+def test_what_a_search_over_noise_waits_for(stock, monkeypatch):
+    """Each step: four steps of the scheduler more, which waits itself; the seeds of three draws of two rows; and, but
+    for the last, whether the draws differ at all."""
+    monkeypatch.setattr(run_module, "free_to_read", lambda tensor: False)
+    noisy = lambda c, context: calm(c, context)  # noqa: E731
+    noisy.space = "noisy"
+    own = syncs_of_steps(stock("sd"), None, eta=1.0)
+    found = syncs_of_steps(stock("sd"), NoiseSearch([noisy], noises=3), eta=1.0)
+    assert found == [5 * waits + 3 * 2 + (i < len(own) - 1) for i, waits in enumerate(own)]
 
 
 def test_the_classes_know_their_host(stock, folder):
