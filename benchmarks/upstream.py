@@ -51,7 +51,7 @@ def run_tests(checkout: Path, folders: list[str], records: Path, hub: Path) -> N
 def report_of(rows: list[dict[str, Any]], checkout: Path) -> dict[str, Any]:
     """Everything that ``--json`` prints."""
     tests = re.search(r'version="([^"]+)"', (checkout / "setup.py").read_text(encoding="utf-8"))
-    commits = sorted({row["ended"] for row in rows if "ended" in row})
+    ended = [row for row in rows if "ended" in row]
     rows = [row for row in rows if "pipeline" in row]
     names = sorted({row["pipeline"] for row in rows})
     by_name = {name: Counter(row["state"] for row in rows if row["pipeline"] == name) for name in names}
@@ -62,7 +62,8 @@ def report_of(rows: list[dict[str, Any]], checkout: Path) -> dict[str, Any]:
         "of_our_classes": sum(row["state"] == SAME and row["pipeline"] in CLASSES for row in rows),
         "pipelines": by_name,
         "words": sorted({f"{row['pipeline']}: {row.get('words', row['test'])}" for row in telling}),
-        "commits": commits,
+        "commits": sorted({row["ended"] for row in ended}),
+        "files": dict(sorted(Counter(row["test"].split("::")[0] for row in ended).items())),
         "tests": tests[1] if tests else None,
         "hardware": hardware(),
     } | {module.__name__: module.__version__ for module in (torch, diffusers)}

@@ -100,6 +100,7 @@ def test_a_checkout(folder, tmp_path, capsys):
         assert report["counts"]["identical"] == report["of_our_classes"] == report["replaced"] == 3
         assert sum(report["counts"].values()) == 3 and report["tests"] == "1.2.3"
         assert report["pipelines"] == {"StableDiffusionPipeline": {"identical": 3}}
+        assert report["files"] == {"tests/pipelines/some/test_some.py": 2}
     assert len(records.read_text().splitlines()) == 5
     with pytest.raises(SystemExit):
         upstream.main([str(tmp_path / "checkout"), "--only", "other"])
