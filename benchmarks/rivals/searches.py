@@ -20,8 +20,6 @@ def newer(search: GreedySearch, draws: NoiseSearch) -> dict[str, dict[str, Metho
     """The grids, by family, with the evaluators of `search` and with `draws`; ``annealing`` where it was trained for
     these weights."""
     panel = Panel(list(search.evaluators.values()), search.weights)
-    noisy = {e.name: e for e in panel.evaluators.values() if e.space == "noisy"}
-    of_noise = Panel(list(noisy.values()), {k: v for k, v in search.weights.items() if k in noisy})
     table: dict[str, dict[str, Method]] = {
         "cfg_plus_plus": {
             named("cfg_plus_plus", s, *which): Method(CFGPlusPlus(s), options=options)
@@ -38,7 +36,7 @@ def newer(search: GreedySearch, draws: NoiseSearch) -> dict[str, dict[str, Metho
         },
         "epsilon_greedy": {
             named("epsilon_greedy", scale, epsilon, radius): Method(
-                sampler=EpsilonGreedy(of_noise, scale, epsilon, radius, rounds=4, candidates=4)
+                sampler=EpsilonGreedy(draws.of_noise, scale, epsilon, radius, rounds=4, candidates=4)
             )
             for scale in SCALES
             for epsilon in (0.4, 1.0)
