@@ -1,9 +1,9 @@
 """Pictures of prompts by a method, judged, and kept in a folder as long as nothing that they depend on has changed."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 import tinyworld
 from evaluators import Evaluator
 from guidance import GreedySearch, Guider, Schedule
-from pipelines import TinyWorldPipeline, best_of
+from pipelines import TinyWorldPipeline, best_of, successive_halving
 from tinyworld.judge import judge
 from training.vae import encode
 
+from .provenance import weights_digest
 from .rivals import Method
+from .rivals.model import Model
 
 BATCH = 32
 
@@ -69,20 +71,14 @@ def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, i
     """A digest of everything but a method's name, which says what is special about its guidance, and the code."""
     names = {"text_to_image"}
     values = [method.n, method.best, method.steps, method.options, rows]
+    values += [] if method.rungs is None else [method.rungs]
+    values += [] if method.sampler is None else [repr(method.sampler)]
+    values += [] if not hasattr(method.guidance, "digest") else [method.guidance.digest]
     if method.best or not isinstance(method.guidance, (Schedule, Guider)):
         names |= {*pipe.guidance.evaluators, *getattr(method.guidance, "evaluators", ())}
         values.append(settings(pipe))
     values.append({name: weights_digest(tinyworld.WEIGHTS / name) for name in sorted(names)})
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def weights_digest(folder: Path) -> str:
-    """Of a model's weights and configurations."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -98,28 +94,38 @@ def make(
     panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
     weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}
     texts, n = [text for text, _ in rows], method.n
+    generators = [torch.Generator().manual_seed(seed + 500_009 * k) for _, seed in rows for k in range(n)]
     call = {
         "num_inference_steps": method.steps,
-        "generator": [torch.Generator().manual_seed(seed + 500_009 * k) for _, seed in rows for k in range(n)],
+        "generator": generators,
         "guidance": method.guidance,
         "output_type": "latent",
     } | method.options
-    kept = torch.arange(len(rows)) * n
-    if method.best:
-        best = best_of(pipe, texts, n, panel, weights, **call)
-        latents, kept = best.images, kept + best.chosen
+    kept, dropped = torch.arange(len(rows)) * n, method.rungs is not None
+    if method.sampler is not None:
+        model = Model(pipe, texts, generators, method.steps)
+        sampled = method.sampler(model)
+        latents, scales, nfe, timesteps = sampled.latents, sampled.scale, model.passes, model.timesteps.tolist()
     else:
-        latents = pipe(texts, num_images_per_prompt=n, **call).images[::n]
-    trace = pipe.guidance_trace
+        if method.best:
+            keep = partial(successive_halving, rungs=method.rungs) if dropped else best_of
+            best = keep(pipe, texts, n, panel, weights, **call)
+            latents, kept = best.images, kept + best.chosen
+        else:
+            latents = pipe(texts, num_images_per_prompt=n, **call).images[::n]
+        trace = pipe.guidance_trace  # which knows nothing of what was dropped
+        nfe = torch.full((len(rows),), best.nfe) if dropped else trace.nfe.view(-1, n).sum(1)
+        scales = torch.stack([trace.sample(int(row)).scales[:, 0] for row in kept])
+        timesteps = [step["timestep"] for step in trace.steps]
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.cpu()
     images = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     verdicts = [judge(image, text) for image, text in zip(images, texts, strict=True)]
     return {
         "correct": np.array([int(v.correct) for v in verdicts]),
         "score": np.array([v.score for v in verdicts]),
-        "nfe": trace.nfe.view(-1, n).sum(1).numpy(),
-        "scale": np.stack([trace.sample(int(row)).scales[:, 0].numpy() for row in kept]),
-        "timestep": np.tile([step["timestep"] for step in trace.steps], (len(rows), 1)),
+        "nfe": nfe.numpy(),
+        "scale": scales.cpu().numpy(),
+        "timestep": np.tile(timesteps, (len(rows), 1)),
         "images": images,
         "latents": encode(pipe.vae, images).numpy(),
     }

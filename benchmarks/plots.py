@@ -5,7 +5,8 @@
 
 Of quality it writes ``scales.png``, the chosen scale at each timestep, mean and spread for each category of prompts;
 ``reliability.png``, how well each evaluator ranks at each noise level; ``front.png``, accuracy against passes of the
-denoiser. Of pruning ``pruning.png``, right answers against FLOPs. ``--table`` prints the methods as Markdown.
+denoiser. Of `benchmarks.front` ``cost.png``, the same at budgets from 10 to 160, with intervals. Of pruning
+``pruning.png``, right answers against FLOPs. ``--table`` prints the methods as Markdown.
 """
 
 import json
@@ -69,6 +70,25 @@ def front(report: dict[str, Any]) -> Figure:
     return figure
 
 
+def cost(report: dict[str, Any]) -> Figure:
+    """Right pictures against passes, a line for each family, with 95 % intervals; ours are drawn thick."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    for i, (family, points) in enumerate(report["front"].items()):
+        right = [point["right"] for point in points]
+        mean = np.array([share["mean"] for share in right])
+        spread = np.abs(np.array([[share["low"] for share in right], [share["high"] for share in right]]) - mean)
+        # Side by side where they stand at the same passes, so that each interval can be seen.
+        at = np.array([point["nfe"] for point in points]) * 1.012 ** (i - len(report["front"]) / 2)
+        style = {"marker": "osD^vP*X<>"[i // 10 % 10], "color": f"C{i % 10}", "markersize": 4, "capsize": 2}
+        axes.errorbar(at, mean, spread, linewidth=2 if family in report["ours"] else 0.8, label=family, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(report["budgets"], [str(budget) for budget in report["budgets"]])
+    axes.set(xlabel="passes of the denoiser for each image", ylabel="right pictures")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def pruning(report: dict[str, Any]) -> Figure:
     """Right answers against the FLOPs of reading the prompt, a line for each method over its budgets; beside them those
     in clutter, where the report has them."""
@@ -113,6 +133,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 PLOTS = {"scales": scales, "reliability": reliability, "front": front}
 PRUNING_PLOTS = {"pruning": pruning}
+COST_PLOTS = {"cost": cost}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,12 +144,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         report = json.loads(args.results.read_text(encoding="utf-8"))
-        figures = {name: plot(report) for name, plot in (PRUNING_PLOTS if "presets" in report else PLOTS).items()}
+        plots = PRUNING_PLOTS if "presets" in report else COST_PLOTS if "front" in report else PLOTS
+        figures = {name: plot(report) for name, plot in plots.items()}
         tables = [table(report[key]) for key in ("methods", "ablations") if args.table and report.get(key)]
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(
-            f"error: `results` {str(args.results)!r} is no report of benchmarks.quality or .pruning: {error!r}",
+            f"error: `results` {str(args.results)!r} is no report of benchmarks.quality, .front or .pruning: {error!r}",
             file=sys.stderr,
         )
         return 2

@@ -1,5 +1,7 @@
 """Where a number comes from."""
 
+import functools
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -13,3 +15,12 @@ def commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@functools.cache
+def weights_digest(folder: Path) -> str:
+    """Of a model's weights and configurations."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

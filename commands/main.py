@@ -33,6 +33,7 @@ COMMANDS = {
     "train reward": ("training.reward", "a reward from votes"),
     "train specialist": ("training.specialist", "counting, or text rendering"),
     "benchmark quality": ("benchmarks.quality", "right pictures, against every rival"),
+    "benchmark front": ("benchmarks.front", "right pictures against passes of the denoiser, 10 to 160"),
     "benchmark overhead": ("benchmarks.overhead", "FLOPs and time, against static guidance"),
     "benchmark pruning": ("benchmarks.pruning", "answers, FLOPs and time, against the whole model"),
     "benchmark judges": ("benchmarks.judges", "judges of pictures on the embedded world"),

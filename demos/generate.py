@@ -190,8 +190,10 @@ def searching(method: str, search: Any) -> Any:
     return search
 
 
-def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, Any]:
-    """One batch: its PIL images and its trace."""
+def denoise(
+    pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, make: Any = None, **more: Any
+) -> tuple[list, Any]:
+    """One batch: its PIL images and its trace. The pipeline, or `make` in its place, is called with `more` besides."""
     import torch
 
     from pipelines import guide, make_stochastic
@@ -199,13 +201,14 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
     options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
         options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
+    options |= more
     generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
     scheduler = pipe.scheduler
     try:
         if getattr(guidance, "noises", 1) > 1:
             options |= make_stochastic(pipe)
         with guide(pipe, guidance) as traces:
-            images = pipe(prompts, num_inference_steps=steps, generator=generators, **options).images
+            images = (make or pipe)(prompts, num_inference_steps=steps, generator=generators, **options).images
     finally:
         pipe.scheduler = scheduler
     return images, traces[-1]

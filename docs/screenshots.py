@@ -69,7 +69,7 @@ def generate(page: Any, prompt: str, steps: int | None = None) -> None:
         field.fill(str(steps))
         field.press("Tab")
     page.click("#generate")
-    page.get_by_text("Same prompt, same noise").wait_for()
+    page.locator("#stage .links").first.wait_for()
     page.locator("#schedule .js-plotly-plot .main-svg").first.wait_for()
     page.locator("#candidates .card").first.wait_for()
 
@@ -111,7 +111,7 @@ def main(folder: Path | None) -> None:
     args = app.parse([])
     check_late(args)
     page = app.build(app.load_host(args), app.load_reader(args))
-    address = app.serve(page, "127.0.0.1", None)
+    address, _ = app.serve(page, "127.0.0.1", None)
     out = folder or Path(__file__).parent
     out.mkdir(parents=True, exist_ok=True)
     with chromium() as browser, TemporaryDirectory() as temporary:

@@ -2,7 +2,7 @@
 
 from .ablations import ablations
 from .families import NOISES, OURS, families, noise_search, ours, quick_rivals, static
-from .method import ANCESTRAL, STEPS, Method
+from .method import ANCESTRAL, STEPS, Method, named
 
 __all__ = [
     "ANCESTRAL",
@@ -12,6 +12,7 @@ __all__ = [
     "Method",
     "ablations",
     "families",
+    "named",
     "noise_search",
     "ours",
     "quick_rivals",

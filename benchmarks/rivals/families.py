@@ -18,14 +18,15 @@ from guidance import (
     Static,
 )
 
-from .method import ANCESTRAL, STEPS, Method
+from .method import ANCESTRAL, STEPS, Method, named
+from .searches import newer
 
 STATIC = (1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
 NOISES = 8  # draws of each step's noise
-OURS = ("dynamic", "budget", "noise_search")  # what the names of methods that are no rivals begin with
+OURS = ("dynamic", "budget", "noise_search", "halving")  # what the names of methods that are no rivals begin with
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
 
@@ -67,18 +68,18 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
     }
     for name, rest in arguments.items():
         table[name] = {
-            _name(name, scale, *values.values()): Method(Guider(GUIDERS[name](guidance_scale=scale, **values)))
+            named(name, scale, *values.values()): Method(Guider(GUIDERS[name](guidance_scale=scale, **values)))
             for scale in SCALES
             for values in rest
         }
     if find_spec("kornia"):
         pairs = [(high, low) for high in (4.5, 6.0, 8.0, 13.0) for low in (1.5, 3.0, 6.0) if low < high]
-        table["fdg"] = {_name("fdg", *p): Method(Guider(GUIDERS["fdg"](guidance_scales=list(p)))) for p in pairs}
+        table["fdg"] = {named("fdg", *p): Method(Guider(GUIDERS["fdg"](guidance_scales=list(p)))) for p in pairs}
     half = STEPS // 2
-    table["half_steps"] = {_name("half_steps", s): Method(Static(s), steps=half) for s in SCALES}
+    table["half_steps"] = {named("half_steps", s): Method(Static(s), steps=half) for s in SCALES}
     for label, n in (("dynamic_half_steps", 1), ("dynamic_best_of_2_equal_nfe", 2)):
         table[label] = {
-            _name(label, every): Method(changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
+            named(label, every): Method(changed(search, every=every), n, best=n > 1, steps=half) for every in (1, 2)
         }
     for label, n, steps in (
         ("noise_search", 1, STEPS),
@@ -86,7 +87,7 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
         ("noise_search_best_of_2_equal_nfe", 2, STEPS // 2),
     ):
         table[label] = {
-            _name(label, scale, *which): Method(
+            named(label, scale, *which): Method(
                 noise_search(search, scales), n, n > 1, steps, ANCESTRAL | {"guidance_scale": scale}
             )
             for scale, which, scales in (
@@ -99,13 +100,13 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
         for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
             label = f"best_of_{n}{suffix}"
             table[label] = {
-                _name(label, s, *which): Method(Static(s), n, True, steps, options)
+                named(label, s, *which): Method(Static(s), n, True, steps, options)
                 for which, options in (((), {}), (("ancestral",), ANCESTRAL))
                 for s in SCALES
             }
             label = f"feynman_kac_{n}{suffix}"
             table[label] = {
-                _name(label, scale, strength): Method(
+                named(label, scale, strength): Method(
                     FeynmanKac(list(search.evaluators.values()), n, strength, weights=search.weights),
                     n=n,
                     best=True,
@@ -116,7 +117,7 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
                 for scale in SCALES
                 for strength in STRENGTHS
             }
-    return table
+    return table | newer(search, noise_search(search))
 
 
 def quick_rivals() -> dict[str, Method]:
@@ -140,9 +141,5 @@ def changed(search: GreedySearch, evaluators: Sequence[Evaluator] | None = None,
     return type(search)(evaluators, **settings | changes)
 
 
-def _name(*parts: Any) -> str:
-    return ":".join(f"{p:g}" if isinstance(p, float) else str(p) for p in parts)
-
-
 def _grid(name: str, schedule: Callable, scales: Iterable[float], rest: Iterable[tuple] = ((),)) -> dict[str, Method]:
-    return {_name(name, s, *values): Method(schedule(s, *values)) for s in scales for values in rest}
+    return {named(name, s, *values): Method(schedule(s, *values)) for s in scales for values in rest}

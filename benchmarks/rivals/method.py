@@ -1,7 +1,11 @@
 """One way of making an image, as benchmarks compare them."""
 
+import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
+
+from .model import Sampler
 
 STEPS = 20
 ANCESTRAL = {"eta": 1.0}  # DDIM that draws noise at every step
@@ -17,15 +21,30 @@ class Method:
         best: whether the evaluators keep the best of the n; the first otherwise.
         steps: denoising steps.
         options: what else the pipeline is called with.
+        rungs: after which shares of them the worse half of the n is dropped (`successive_halving`); `None` for none.
+        sampler: what makes the image in the place of the pipeline and its guidance, whose n is 1.
     """
 
-    guidance: Any
+    guidance: Any = None
     n: int = 1
     best: bool = False
     steps: int = STEPS
     options: dict[str, Any] = field(default_factory=dict)
+    rungs: tuple[float, ...] | None = None
+    sampler: Sampler | None = None
 
     @property
     def passes(self) -> int:
         """Of the denoiser, for each image that is kept: at most so many."""
-        return 2 * self.n * self.steps
+        if self.sampler is not None:
+            return self.sampler.passes(self.steps)
+        left, total = self.n, 0
+        ends = [math.ceil(rung * self.steps - 1e-9) for rung in self.rungs or ()]
+        for begin, end in pairwise([0, *ends, self.steps]):
+            total, left = total + 2 * left * (end - begin), -(-left // 2)
+        return total
+
+
+def named(*parts: Any) -> str:
+    """The name of a method: its family and what is particular about it."""
+    return ":".join(f"{p:g}" if isinstance(p, float) else str(p) for p in parts)

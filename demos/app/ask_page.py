@@ -1,10 +1,8 @@
 """The Ask tab: a question about a picture, answered with all visual tokens and with most of them pruned."""
 
 import html
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +15,32 @@ from tinyworld import lvlm
 from tinyworld.scenes import make_scene
 
 from .. import ask
-from .live import Cancelled, button, errors_as_messages, live
+from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
 from .looks import Card, cards, status
+from .turns import Turns
+from .visits import Visits
 
+WHERE = "ask"
 MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 METHODS = tuple(name for name in TOKEN_PRESETS if name != "zero-tprune")  # that one is for encoders alone
+# A scene, by the seed that draws it, and what to ask about it.
+EXAMPLES = (
+    (7, "how many purple squares are there?"),
+    (23, "what is left of the cyan circle?"),
+    (24, "what does the sign say?"),
+    (27, "what color are the circles?"),
+)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A vision-language model with its processor, used only under `lock`."""
+    """A vision-language model with its processor, used only when it is one's turn."""
 
     model: Any
     processor: Any
     max_new_tokens: int = MAX_ANSWER
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    turns: Turns = field(default_factory=Turns)
 
 
 def open_upload(path: str | Path | None) -> Image.Image:
@@ -54,40 +62,57 @@ def open_upload(path: str | Path | None) -> Image.Image:
     return picture
 
 
-def answer(
-    reader: Reader, stop: threading.Event, path: Any, question: Any, method: Any, share: Any
-) -> Iterator[tuple[str, str]]:
-    """Yields status and result, as HTML.
+class Asking:
+    """What the tab's inputs do."""
 
-    Raises:
-        gr.Error: an input that cannot be used, or what the pruning says of it.
-    """
-    with errors_as_messages():
-        image = open_upload(path)
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError("Question must not be blank")
-        if len(question) > MAX_QUESTION:
-            raise ValueError(f"Question must be of at most {MAX_QUESTION} characters, got {len(question)}")
-        if method not in METHODS:
-            raise ValueError(f"Method must be one of {', '.join(METHODS)}, got {method!r}")
-        keep = ask.keep(share) if str(share or "").strip() else None
-        text = ask.asked(question)
+    def __init__(self, reader: Reader, visits: Visits) -> None:
+        self.reader, self.visits = reader, visits
 
-        def work(report: Callable[[str], None]) -> str:
-            report("Asking the whole model …")
-            settings = {"max_new_tokens": reader.max_new_tokens}
-            (whole,) = lvlm.answer(reader.model, reader.processor, [image], [text], **settings)
-            report(f"Asking it with tokens pruned by {method} …")
-            pruned, ratio, trace, batch = ask.ask(reader.model, reader.processor, image, text, method, keep, **settings)
-            return result(whole, pruned, ratio, ask.stages(reader.model.config, batch, image, trace))
+    def answer(
+        self, stop: Stop, visitor: Any, path: Any, question: Any, method: Any, share: Any
+    ) -> Iterator[tuple[str, str]]:
+        """Yields status and result, as HTML.
 
-        yield status("Waiting for the model …"), ""
-        try:
-            for update in live(reader.lock, stop, work):
-                done = update.startswith("<")
-                yield status("Answered." if done else update), update if done else ""
-        except Cancelled:
-            yield status("Cancelled."), ""
+        Raises:
+            gr.Error: an input that cannot be used, or what the pruning says of it.
+        """
+        reader = self.reader
+        with errors_as_messages():
+            image = open_upload(path)
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError("Question must not be blank")
+            if len(question) > MAX_QUESTION:
+                raise ValueError(f"Question must be of at most {MAX_QUESTION} characters, got {len(question)}")
+            if method not in METHODS:
+                raise ValueError(f"Method must be one of {', '.join(METHODS)}, got {method!r}")
+            keep = ask.keep(share) if str(share or "").strip() else None
+            text = ask.asked(question)
+
+            def work(report: Callable[[str], None]) -> str:
+                report("Asking the whole model …")
+                settings = {"max_new_tokens": reader.max_new_tokens}
+                (whole,) = lvlm.answer(reader.model, reader.processor, [image], [text], **settings)
+                report(f"Asking it with tokens pruned by {method} …")
+                told = ask.ask(reader.model, reader.processor, image, text, method, keep, **settings)
+                pruned, ratio, trace, batch = told
+                return result(whole, pruned, ratio, ask.stages(reader.model.config, batch, image, trace))
+
+            yield status("Starting …"), ""
+            try:
+                for update in live(reader.turns, stop, work):
+                    done = not isinstance(update, Waiting) and update.startswith("<")
+                    if done:
+                        seen = (image, question, method, share, update)
+                        self.visits.add(visitor, WHERE, seen, 3 * image.width * image.height, 1)
+                    yield status("Answered." if done else str(update)), update if done else ""
+            except Cancelled:
+                if not stop.replaced:
+                    yield status("Cancelled."), ""
+
+    def come(self, visitor: Any) -> tuple:
+        """What a visitor had asked before they loaded the page again: picture, question, method, share, answer."""
+        made = self.visits.made(visitor, WHERE)
+        return made[-1].what if made else (gr.skip(),) * 5
 
 
 def result(whole: str, pruned: str, ratio: float, shown: list[tuple[str, int, Image.Image]]) -> str:
@@ -112,13 +137,19 @@ def scene(seed: int | None = None) -> np.ndarray:
     return make_scene(int(np.random.default_rng().integers(2**31)) if seed is None else seed).image
 
 
-def tab(reader: Reader) -> None:
-    """Builds the tab inside the `gr.Blocks` in force."""
+def example(number: int) -> tuple[np.ndarray, str]:
+    """Picture and question of one of `EXAMPLES`."""
+    seed, question = EXAMPLES[number]
+    return scene(seed), question
+
+
+def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) -> None:
+    """Builds the tab inside the `gr.Blocks` in force; `entered` is the event after which `visitor` is known."""
+    does = Asking(reader, visits)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
-            gr.Markdown("**Picture**", elem_classes="heading")
+        with gr.Column(scale=2, min_width=300, elem_classes="controls"):
             image = gr.Image(
-                show_label=False,
+                label="Picture",
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "clipboard"],
@@ -129,8 +160,12 @@ def tab(reader: Reader) -> None:
             image.preprocess = lambda payload: payload and payload.path
             draw = gr.Button("Draw a scene", size="sm", elem_id="draw")
             question = gr.Textbox(label="Question", max_length=MAX_QUESTION, elem_id="question")
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)], samples=[[text] for _, text in EXAMPLES], type="index",
+                label="Examples, each with its picture", show_label=True, elem_id="asked",
+            )  # fmt: skip
             with gr.Row():
-                method = gr.Dropdown(METHODS, value="transprune", label="Method", min_width=120)
+                method = gr.Dropdown(METHODS, value="transprune", label="Pruning", min_width=120)
                 share = gr.Textbox(
                     label="Keep", placeholder="as published", info="0.25, 64 or 2:0.5,4:32", max_length=100,
                     min_width=120,
@@ -138,16 +173,12 @@ def tab(reader: Reader) -> None:
             with gr.Row():
                 go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120)
                 stop = gr.Button("Cancel", min_width=120)
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=5, min_width=320, elem_classes="results"):
             line = gr.HTML(status("Ready."))
             shown = gr.HTML(elem_id="answer")
-    draw.click(scene, None, image, api_visibility="private")
-    button(
-        [go.click, question.submit],
-        stop,
-        partial(answer, reader),
-        [image, question, method, share],
-        [line, shown],
-        line,
-        "reader",
-    )
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    draw.click(scene, None, image, **quiet)
+    examples.click(example, examples, [image, question], **quiet)
+    inputs = [image, question, method, share]
+    button([go.click, question.submit], stop, does.answer, [visitor, *inputs], [line, shown])
+    entered.then(does.come, visitor, [*inputs, shown], **quiet)

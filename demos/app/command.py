@@ -2,6 +2,7 @@
 
     online-guidance app
     online-guidance app --model stabilityai/stable-diffusion-xl-base-1.0 --lvlm my_llava
+    online-guidance app --host 0.0.0.0 --password
 
 Serves this machine alone unless ``--host`` says otherwise. Visitors share one model and take turns at it.
 """
@@ -9,7 +10,9 @@ Serves this machine alone unless ``--host`` says otherwise. Visitors share one m
 import argparse
 import os
 import socket
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ from ..ask import folder
 MAX_UPLOAD = "8mb"
 # Gradio would fetch any public address for whoever asks for ``file=https://…``.
 NOT_SERVED = ("file=http:", "file=https:", "/proxy=")
-QUEUE = 32  # visitors waiting, at most
+QUEUE = 256  # events, at most; how many visitors may wait for a model is in `turns`
+THREADS = 80  # a visitor who waits for a model keeps one
+TIDY = 600.0  # seconds until it is looked for what nobody comes back for
+PASSWORD = "APP_PASSWORD"  # environment variable
 TITLE = """# Online guidance
 Evaluators look at the noisy latents while a picture is made, and a search picks the guidance scale of every step."""
 
@@ -53,6 +59,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
     parser.add_argument("--port", type=arguments.port, default=7860)
     parser.add_argument("--name", nargs="+", help="by which visitors reach this machine besides its own, as by a proxy")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
+    parser.add_argument("--password", action="store_true", help=f"ask visitors for one: {PASSWORD}, or typed in here")
     args = parser.parse_args(argv)
     args.error = parser.error
     if args.model is None and not (tinyworld.WEIGHTS / "text_to_image" / "model_index.json").is_file():
@@ -72,7 +80,7 @@ def check_address(args: argparse.Namespace) -> None:
 def load_host(args: argparse.Namespace) -> Any:
     """The pipeline, and the search that the controls start from."""
     from .host import Host
-    from .side_by_side import Decoder
+    from .previews import Decoder
 
     settings = argparse.Namespace(**vars(args), guidance="dynamic", scales=None)
     try:
@@ -80,7 +88,7 @@ def load_host(args: argparse.Namespace) -> Any:
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
     pipe.set_progress_bar_config(disable=True)
-    return Host(pipe, search, args.model is None, Decoder(pipe))
+    return Host(pipe, search, args.model is None, Decoder(pipe), str(args.model or "embedded"))
 
 
 def load_reader(args: argparse.Namespace) -> Any:
@@ -119,44 +127,96 @@ def build(host: Any, reader: Any, study: Any = None) -> Any:
     from . import ask_page, explorer, playground
 
     with gr.Blocks(title="Online guidance", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        visitor = gr.BrowserState(storage_key="online-guidance-visitor", secret="online-guidance")
+        entered = page.load(host.visits.enter, visitor, visitor, api_visibility="private", show_progress="hidden")
         gr.Markdown(TITLE, elem_id="title")
         with gr.Tab("Playground"):
-            playground.tab(host)
+            playground.tab(host, visitor, entered)
         with gr.Tab("Explorer"):
-            explorer.tab(host)
+            explorer.tab(host, visitor, entered)
         with gr.Tab("Ask"):
-            ask_page.tab(reader)
+            ask_page.tab(reader, host.visits, visitor, entered)
         if study is not None:
             with gr.Tab("Study"):
                 study.render()
-    return page.queue(max_size=QUEUE)
+    return page.queue(max_size=QUEUE, default_concurrency_limit=None)
 
 
-def serve(page: Any, host: str, number: int | None, names: list[str] | None = None, quiet: bool = True) -> str:
-    """Serves `page` in threads of its own at a port, any free one for `None`; returns its address. `names` are those by
-    which it is reached besides that of the host."""
+def serve(
+    page: Any,
+    host: str,
+    number: int | None,
+    names: list[str] | None = None,
+    password: str | None = None,
+    share: bool = False,
+) -> tuple[str, str | None]:
+    """Serves `page` in threads of its own at a port, any free one for `None`; returns its address, and the public one
+    if it is shared and could be. `names` are those by which it is reached besides that of the host."""
     from .. import guard
-    from .looks import CSS, THEME
-    from .playground import POINT
+    from .. import password as passwords
+    from .looks import CSS, HEAD, THEME
 
-    access = guard.Access(guard.names_of(host, names), NOT_SERVED)
-    look = {"theme": THEME, "css": CSS, "head": POINT}
-    return guard.serve(page, host, number, access, quiet=quiet, share=False, max_file_size=MAX_UPLOAD, **look)[0]
+    access = guard.Access(guard.names_of(host, names), NOT_SERVED, password is not None)
+    return guard.serve(
+        page,
+        host,
+        number,
+        access,
+        quiet=True,
+        share=share,
+        auth=None if password is None else passwords.check(password),
+        auth_message=passwords.MESSAGE,
+        max_file_size=MAX_UPLOAD,
+        max_threads=THREADS,
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+    )
+
+
+def banner(args: argparse.Namespace, local: str, shared: str | None) -> str:
+    """What is said once the app can be visited."""
+    lines = [
+        "Online guidance, with "
+        + (f"the model {args.model}" if args.model else "its embedded model")
+        + f" on {args.device}",
+        f"  open      {local}",
+    ]
+    if shared:
+        lines.append(f"  public    {shared}")
+    if args.host not in ("127.0.0.1", "localhost", "::1") or shared:
+        lines.append("  password  " + ("asked" if args.password else "none: whoever reaches it gets in"))
+    return "\n".join([*lines, "  end       Ctrl+C"])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Exits with code 2 and one line on stderr where an argument is wrong."""
+    from .. import password as passwords
+
     args = parse(argv)
     check_address(args)
+    password = passwords.ask(args, PASSWORD) if args.password else None
     generate.check_late(args)
     with tempfile.TemporaryDirectory(prefix="online-guidance-") as cache:
         # Gradio serves whatever is in here; the default is a folder that all Gradio apps of a machine share.
         os.environ["GRADIO_TEMP_DIR"] = cache
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         study = load_study(args)
-        page = build(load_host(args), load_reader(args), study)
-        serve(page, args.host, args.port or None, args.name, quiet=False)
-        page.block_thread()
+        host = load_host(args)
+        page = build(host, load_reader(args), study)
+        if args.share and password is None:
+            print("warning: --share without --password: whoever has the link gets in", file=sys.stderr)
+        local, shared = serve(page, args.host, args.port or None, args.name, password, args.share)
+        if args.share and not shared:
+            page.close(verbose=False)
+            args.error("argument --share: there is no public link, as said above; nothing is served")
+        print(banner(args, local, shared), flush=True)
+        try:
+            while not threading.Event().wait(TIDY):
+                host.visits.tidy()
+        except KeyboardInterrupt:
+            print("\nended", file=sys.stderr)
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

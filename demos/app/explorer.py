@@ -1,25 +1,34 @@
-"""The Explorer tab: many prompts by one search, and the schedules that it chose for each kind of them."""
+"""The Explorer tab: many prompts by one way of guidance, and the schedules that it chose for each kind of them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import partial
-from threading import Event
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from guidance import DenoisingStep, GreedySearch
+from guidance import GuidanceTrace
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 
 from ..generate import denoise
-from . import plots
-from .host import MAX_STEPS, STEPS, Host, prompt, whole
-from .live import Cancelled, button, errors_as_messages, live
-from .looks import status
-from .playground import MAX_SEED
+from . import controls, plots
+from .host import EXAMPLES, Host
+from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
+from .looks import Card, cards, status
+from .methods import METHODS, draws_noise, guidance_of
+from .runs import Watched
+from .settings import MAX_SEED, MAX_STEPS, STEPS, Settings, prompt, whole
+from .visits import Files
 
+WHERE = "explorer"
 BATCH, MAX_PROMPTS, MAX_EACH = 4, 60, 12
+SETS = {
+    "One to five circles": ["one red circle", *(f"{n} red circles" for n in ("two", "three", "four", "five"))],
+    "Where things are": [f"a blue star {side} a pink ring" for side in ("left of", "right of", "above", "below")],
+    "Signs": ['a red sign saying "CAB"', 'a blue sign saying "HEN"', 'a green sign saying "TO"'],
+}
+READY = "Ready. Every prompt has noise of its own."
 
 
 def prompts_of(text: Any, categories: Any, each: Any, seed: int) -> list[tuple[str, str]]:
@@ -54,62 +63,112 @@ def category_of(text: str) -> str:
         return "other"
 
 
-class Watched:
-    """`search`, with a `report` at every step, which may stop it by what it raises."""
+class Explorer:
+    """What the tab's inputs do."""
 
-    def __init__(self, search: GreedySearch, report: Callable[[None], None]) -> None:
-        self.guidance, self.report = search, report
-        self.scales, self.check, self.noises = search.scales, search.check, search.noises
+    def __init__(self, host: Host) -> None:
+        self.host = host
 
-    def decide(self, step: DenoisingStep) -> tuple:
-        self.report(None)
-        return self.guidance.decide(step)
+    def explore(
+        self, stop: Stop, visitor: Any, text: Any, categories: Any, each: Any, seed: Any, steps: Any, method: Any,
+        *search: Any,
+    ) -> Iterator[tuple]:  # fmt: skip
+        """Yields pictures as HTML, plot and status after every batch. `search` are scales, every, draws, tolerance and
+        weights.
+
+        Raises:
+            gr.Error: an input that cannot be used, before anything is sampled, or what the pipeline says of it.
+        """
+        host = self.host
+        with errors_as_messages():
+            seed = whole(seed, "Seed", 0, MAX_SEED)
+            jobs = prompts_of(text, categories, each, seed)
+            settings = host.checked(searched(host, jobs[0][1], steps, method, search))
+            if METHODS[method].made > 1:
+                raise ValueError(f"{METHODS[method].label} is of the Playground")
+            guidance = guidance_of(method, settings, host.default.evaluators)
+            noises = 1 + draws_noise(settings, host.default.evaluators)
+            found: list[tuple[str, Files, int]] = []
+            scales: dict[str, list[list[float]]] = defaultdict(list)
+            yield "", plots.mean_schedules({}), status("Starting …")
+
+            def work(report: Callable[[Any], None]) -> None:
+                for first in range(0, len(jobs), BATCH):
+                    batch = jobs[first : first + BATCH]
+                    seeds = [seed + i for i in range(first, first + len(batch))]
+                    watched = Watched(guidance, lambda seen: report(None), noises, record=False)
+                    images, trace = denoise(host.pipe, watched, [line for _, line in batch], seeds, settings.steps)
+                    report(Batch(batch, seeds, images, trace, (first + len(batch)) / len(jobs)))
+
+            try:
+                for update in live(host.turns, stop, work, settings.steps * len(jobs)):
+                    if isinstance(update, Waiting):
+                        yield gr.skip(), gr.skip(), status(str(update))
+                    elif isinstance(update, Batch):
+                        self.keep(visitor, settings, method, update, scales, found)
+                        line = status(f"{len(found)} of {len(jobs)} pictures", len(found), len(jobs))
+                        yield gallery(found), plots.mean_schedules(scales), line
+                if found:
+                    host.visits.add(visitor, WHERE, (gallery(found), dict(scales), len(found)), 0, 1)
+            except Cancelled:
+                if not stop.replaced:
+                    yield gr.skip(), gr.skip(), status("Cancelled.")
+
+    def keep(self, visitor: Any, settings: Settings, method: str, batch: "Batch", scales: dict, found: list) -> None:
+        """Writes a batch's pictures and adds to what is shown."""
+        pictures = []
+        for row, ((category, line), seed, image) in enumerate(zip(batch.jobs, batch.seeds, batch.images, strict=True)):
+            one = batch.trace.sample(row)
+            told = replace(settings, prompt=line, seed=seed).metadata(method, seed, self.host.model)
+            pictures.append((image, one, told, method))
+            scales[category].append(one.scales[:, 0].tolist())
+        most = -(-MAX_PROMPTS // BATCH)
+        size = sum(3 * image.width * image.height for image in batch.images)
+        kept = self.host.visits.add(visitor, f"{WHERE}-pictures", None, size, most, pictures)
+        found += [(line, file, seed) for (_, line), file, seed in zip(batch.jobs, kept.files, batch.seeds, strict=True)]
+
+    def come(self, visitor: Any) -> tuple:
+        """What a visitor had explored before they loaded the page again."""
+        made = self.host.visits.made(visitor, WHERE)
+        if not made:
+            return gr.skip(), gr.skip(), gr.skip()
+        shown, scales, count = made[-1].what
+        return shown, plots.mean_schedules(scales), status(f"{count} pictures", count, count)
 
 
-def explore(
-    host: Host, stop: Event, text: Any, categories: Any, each: Any, seed: Any, steps: Any, *search: Any
-) -> Iterator[tuple[list, Any, str]]:
-    """Yields gallery (picture and prompt), plot and status after every batch.
+class Batch:
+    """Some of the pictures. `share` is how much of all is done by then."""
 
-    Raises:
-        gr.Error: an input that cannot be used, before anything is sampled, or what the pipeline says of it.
-    """
-    with errors_as_messages():
-        seed = whole(seed, "Seed", 0, MAX_SEED)
-        jobs = prompts_of(text, categories, each, seed)
-        steps = whole(steps, "Steps", 2, MAX_STEPS)
-        guidance = host.search(*search)
-        gallery: list[tuple[Any, str]] = []
-        scales: dict[str, list[list[float]]] = defaultdict(list)
-        yield [], None, status("Waiting for the model …")
-
-        def work(report: Callable[[Any], None]) -> None:
-            watched = Watched(guidance, report)
-            for first in range(0, len(jobs), BATCH):
-                batch = jobs[first : first + BATCH]
-                seeds = [seed + i for i in range(first, first + len(batch))]
-                images, trace = denoise(host.pipe, watched, [line for _, line in batch], seeds, steps)
-                report((images, trace.scales.T.tolist()))
-
-        try:
-            for update in live(host.lock, stop, work):
-                if update is None:
-                    continue
-                images, chosen = update
-                batch = jobs[len(gallery) : len(gallery) + len(images)]
-                for (category, line), image, schedule in zip(batch, images, chosen, strict=True):
-                    gallery.append((image, line))
-                    scales[category].append(schedule)
-                line = status(f"{len(gallery)} of {len(jobs)} pictures", len(gallery), len(jobs))
-                yield [*gallery], plots.mean_schedules(scales), line
-        except Cancelled:
-            yield gr.skip(), gr.skip(), status("Cancelled.")
+    def __init__(
+        self, jobs: list[tuple[str, str]], seeds: list[int], images: list, trace: GuidanceTrace, share: float
+    ) -> None:
+        self.jobs, self.seeds, self.images, self.trace, self.share = jobs, seeds, images, trace, share
 
 
-def tab(host: Host) -> None:
-    """Builds the tab inside the `gr.Blocks` in force."""
+def searched(host: Host, text: str, steps: Any, method: Any, search: tuple) -> Settings:
+    """The settings of the guidance of an exploration, unchecked."""
+    scales, every, draws, tolerance, *weights = search
+    weighted = tuple(zip(host.default.evaluators, weights, strict=True))
+    return replace(
+        host.settings, prompt=text, methods=(method,), steps=steps, scales=scales, every=every, draws=draws,
+        tolerance=tolerance, weights=weighted,
+    )  # fmt: skip
+
+
+def gallery(found: list[tuple[str, Files, int]]) -> str:
+    """Pictures with their prompts and seeds, as HTML."""
+    return cards(
+        Card(None, line, (f"seed {seed}",), alt=line, address=file.thumb, large=file.picture)
+        for line, file, seed in found
+    )
+
+
+def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
+    """Builds the tab inside the `gr.Blocks` in force; `entered` is the event after which `visitor` is known."""
+    does = Explorer(host)
+    offered = [name for name in host.methods if METHODS[name].made == 1]
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=300, elem_classes="controls"):
             categories = gr.CheckboxGroup(
                 [(name.replace("_", " "), name) for name in CATEGORIES],
                 value=["binding", "count", "relation"] * host.embedded,
@@ -124,32 +183,26 @@ def tab(host: Host) -> None:
                 max_length=20_000,
                 elem_id="prompts",
             )
+            sets = SETS if host.embedded else {"Four of all kinds": list(EXAMPLES)}
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)], samples=[[name] for name in sets], type="index",
+                label="Examples", show_label=True, elem_id="sets",
+            )  # fmt: skip
+            method = gr.Radio([(METHODS[name].label, name) for name in offered], value=offered[0], label="Guidance")
             with gr.Row():
                 go = gr.Button("Explore", variant="primary", elem_id="explore", min_width=120)
                 stop = gr.Button("Cancel", min_width=120)
             seed = gr.Number(0, label="Seed of the first picture", precision=0, minimum=0, maximum=MAX_SEED)
             steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps")
-            with gr.Accordion("The search", open=False):
-                search = host.controls()
-        with gr.Column(scale=5, min_width=320):
-            line = gr.HTML(status("Ready. Every prompt has noise of its own."))
-            figure = gr.Plot(show_label=False, elem_id="schedules", container=False)
-            gallery = gr.Gallery(
-                show_label=False,
-                elem_id="pictures",
-                columns=6,
-                height="auto",
-                format="png",
-                object_fit="contain",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-            )
-    button(
-        [go.click],
-        stop,
-        partial(explore, host),
-        [text, categories, each, seed, steps, *search],
-        [gallery, figure, line],
-        line,
-        "pipeline",
-    )
+            with gr.Accordion("Of the guidance", open=False):
+                search = controls.search(host, "explorer-")
+        with gr.Column(scale=5, min_width=320, elem_classes="results"):
+            line = gr.HTML(status(READY))
+            figure = gr.Plot(plots.mean_schedules({}), show_label=False, elem_id="schedules", container=False)
+            pictures = gr.HTML(elem_id="pictures")
+    inputs = [text, categories, each, seed, steps, method]
+    inputs += [*(search[name] for name in ("scales", "every", "draws", "tolerance")), *search["weights"]]
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    button([go.click], stop, does.explore, [visitor, *inputs], [pictures, figure, line])
+    examples.click(lambda index: "\n".join([*sets.values()][index]), examples, text, **quiet)
+    entered.then(does.come, visitor, [pictures, figure, line], **quiet)

@@ -1,88 +1,90 @@
-"""The pipeline that every visitor of the app shares, and the controls by which each sets up a search of their own."""
+"""The pipeline that every visitor of the app shares, and what can be asked of it."""
 
-import argparse
-import threading
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import gradio as gr
+from guidance import GreedySearch
+from guidance.schedulers import AFFINE
 
-from commands import arguments
-from guidance import GreedySearch, NoiseSearch
+from . import methods
+from .previews import Decoder
+from .settings import Settings, check
+from .turns import Turns
+from .visits import Visits
 
-from .side_by_side import Decoder
-
-MAX_STEPS, MAX_PROMPT, MAX_CANDIDATES, MAX_DRAWS, MAX_WEIGHT = 100, 400, 16, 16, 4.0
-STEPS = 25
+EXAMPLES = ("a fox in the snow", "three red apples on a table", 'a shop sign saying "OPEN"', "a blue cube on a sphere")
+OF_SHAPES = (
+    "two red circles above a blue square",
+    "three green triangles",
+    'a yellow sign saying "CAB"',
+    "a pink heart",
+)
 
 
 @dataclass(frozen=True)
 class Host:
     """Attributes:
-    pipe: a diffusers pipeline, used only under `lock`.
+    pipe: a diffusers pipeline, used only when it is one's turn.
     default: the search to start from; its evaluators are those there are.
     embedded: whether `pipe` is the package's own model.
+    model: its name, for what is written into pictures.
     """
 
     pipe: Any
     default: GreedySearch
     embedded: bool
     decode: Decoder
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    model: str = "embedded"
+    turns: Turns = field(default_factory=Turns)
+    visits: Visits = field(default_factory=Visits)
 
-    def search(self, scales: str, every: float, draws: float, *weights: float) -> GreedySearch:
-        """A search as the controls say, `weights` in the order of the evaluators.
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of what the pipeline's call takes."""
+        return frozenset(inspect.signature(self.pipe.__call__).parameters)
 
-        Raises:
-            ValueError: nothing can be searched so, in words for the visitor.
-        """
+    @property
+    def sized(self) -> bool:
+        """Whether pictures may have another size. The embedded model knows one alone."""
+        return not self.embedded and {"width", "height"} <= self.takes
+
+    @cached_property
+    def own_sampler(self) -> str:
+        return type(self.pipe.scheduler).__name__
+
+    @cached_property
+    def samplers(self) -> dict[str, type]:
+        """Schedulers that may take the place of the pipeline's own, which is not among them, by name."""
+        kin = getattr(self.pipe.scheduler, "compatibles", ())
+        found = {cls.__name__: cls for cls in kin if cls.__name__ in AFFINE and cls.__name__ != self.own_sampler}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        return methods.offered(self.default.evaluators)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Those that the page starts with."""
+        weights = tuple((name, self.default.weights.get(name, 1.0)) for name in self.default.evaluators)
+        text = (OF_SHAPES if self.embedded else EXAMPLES)[0]
+        return Settings(text, scales=tuple(self.default.scales), every=self.default.every, weights=weights)
+
+    def checked(self, settings: Settings) -> Settings:
+        """Raises ValueError where `settings` cannot be used, in words for the visitor."""
+        return check(settings, self.settings, tuple(self.samplers), self.methods)
+
+    @contextmanager
+    def sampler(self, name: str) -> Iterator[None]:
+        """The pipeline with another scheduler, until the end of the block."""
+        own = self.pipe.scheduler
+        if name:
+            self.pipe.scheduler = self.samplers[name].from_config(own.config)
         try:
-            candidates = arguments.scales(scales)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"Candidate scales {error}") from error
-        if len(candidates) > MAX_CANDIDATES:
-            raise ValueError(f"Candidate scales must be at most {MAX_CANDIDATES}, got {len(candidates)}")
-        named = dict(zip(self.default.evaluators, (number(w, "Weight", 0, MAX_WEIGHT) for w in weights), strict=True))
-        used = {name: weight for name, weight in named.items() if weight > 0}
-        if not used:
-            raise ValueError("Weights must not all be 0: someone has to choose")
-        panel = [self.default.evaluators[name] for name in used]
-        every = whole(every, "Search every n-th step", 1, MAX_STEPS)
-        if (draws := whole(draws, "Draws of noise", 1, MAX_DRAWS)) == 1:
-            return GreedySearch(panel, candidates, used, every=every)
-        return NoiseSearch(panel, candidates, draws, used, every=every)
-
-    def controls(self) -> list[gr.components.Component]:
-        """The inputs of `search`, in its order."""
-        scales = gr.Textbox(", ".join(f"{s:g}" for s in self.default.scales), label="Candidate scales", max_length=200)
-        every = gr.Slider(1, 10, self.default.every, step=1, label="Search every n-th step")
-        note = "Above 1 the sampler adds noise at each step, for both pictures, and the search chooses what for its own"
-        draws = gr.Slider(1, MAX_DRAWS, 1, step=1, label="Draws of noise", info=note)
-        weights = [
-            gr.Slider(0, MAX_WEIGHT, self.default.weights.get(name, 1.0), step=0.05, label=f"Weight of {name}")
-            for name in self.default.evaluators
-        ]
-        return [scales, every, draws, *weights]
-
-
-def number(value: Any, name: str, low: float, high: float) -> float:
-    """Raises ValueError unless `value` is a number from `low` to `high`: a browser need not keep to a slider's ends."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)
-
-
-def whole(value: Any, name: str, low: int, high: int) -> int:
-    """Raises ValueError unless `value` is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-    return int(value)
-
-
-def prompt(text: Any) -> str:
-    """Raises ValueError unless `text` is a prompt that is neither blank nor longer than `MAX_PROMPT`."""
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("Prompt must not be blank")
-    if len(text) > MAX_PROMPT:
-        raise ValueError(f"Prompt must be of at most {MAX_PROMPT} characters, got {len(text)}")
-    return text.strip()
+            yield
+        finally:
+            self.pipe.scheduler = own

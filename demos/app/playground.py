@@ -1,210 +1,264 @@
-"""The Playground tab: one prompt by the search and at a fixed scale, side by side, and why each step chose so."""
+"""The Playground tab: one prompt by one way of guidance or two, side by side, and why each step chose so."""
 
+import secrets
 from collections.abc import Callable, Iterator
-from functools import partial
-from threading import Event
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from . import plots
-from .host import MAX_PROMPT, MAX_STEPS, STEPS, Host, number, prompt, whole
-from .live import Cancelled, button, errors_as_messages, live
-from .looks import Card, cards, status
-from .side_by_side import Progress, Result, run
+from .. import cut
+from . import advice, controls, plots, stage, why
+from .controls import settings_of, values_of
+from .host import Host
+from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
+from .looks import status
+from .methods import METHODS
+from .runs import Picture, Progress, Run, cost, run
+from .settings import STEPS, of_picture
+from .visits import MAX_RUNS, Kept
 
-MAX_SEED = 2**32 - 1  # what a browser's number still holds exactly
-STATIC_SCALE, MAX_SCALE = 4.5, 100.0
-EXAMPLES = (
-    "two red circles above a blue square",
-    "three green triangles",
-    'a yellow sign saying "CAB"',
-    "a pink heart",
-)
-
-# Pointing at a step of the schedule, or a click, sets the slider, and the slider moves the line in the schedule. Only a
-# step where the pointer rests counts: each one costs the server pictures, and on its way the pointer crosses many.
-POINT = """<script>
-new MutationObserver(() => {
-  const plot = document.querySelector('#schedule .js-plotly-plot');
-  if (!plot || !plot.on || plot.dataset.bound) return;
-  plot.dataset.bound = true;
-  const input = document.querySelector('#step input[type=number]');
-  const mark = (step) => window.Plotly.relayout(plot, {'shapes[0].x0': step, 'shapes[0].x1': step});
-  mark(Number(input.value));
-  let resting;
-  const choose = (event) => {
-    clearTimeout(resting);
-    const step = event.points[0].x;
-    if (Number(input.value) === step) return;
-    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, step);
-    for (const kind of ['input', 'change', 'blur']) input.dispatchEvent(new Event(kind, {bubbles: true}));
-  };
-  plot.on('plotly_click', choose);
-  plot.on('plotly_unhover', () => clearTimeout(resting));
-  plot.on('plotly_hover', (event) => {
-    clearTimeout(resting);
-    resting = setTimeout(choose, 150, event);
-  });
-}).observe(document, {childList: true, subtree: true});
-</script>"""
-MARK = """(step) => {
-  const plot = document.querySelector('#schedule .js-plotly-plot');
-  if (plot && window.Plotly) window.Plotly.relayout(plot, {'shapes[0].x0': step, 'shapes[0].x1': step});
-}"""
+WHERE = "playground"
+VIEW = ("seed", "advice", "stage", "line", "why", "explained", "figure", "step", "cards", "history", "current")
+MARK = "(step) => window.markStep(step)"
+KEEP = "(...values) => [values]"
 
 
-def generate(host: Host, stop: Event, text: Any, seed: Any, steps: Any, static: Any, *search: Any) -> Iterator[tuple]:
-    """Yields dynamic picture, static picture, status, and what `explain` returns, as they come.
-
-    Raises:
-        gr.Error: an input that cannot be used, before anything is sampled, or what the pipeline says of it.
-    """
-    keep = gr.skip()
-    with errors_as_messages():
-        text = prompt(text)
-        seed = whole(seed, "Seed", 0, MAX_SEED)
-        steps = whole(steps, "Steps", 2, MAX_STEPS)
-        static = number(static, "Static scale", 0, MAX_SCALE)
-        guidance = host.search(*search)
-        yield None, None, status("Waiting for the model …"), gr.Column(visible=False), keep, keep, "", None
-
-        def work(report: Callable[[Progress], None]) -> Result:
-            return run(host.pipe, guidance, text, seed, steps, static, host.decode, report)
-
-        try:
-            yield from (shown(host, static, update) for update in live(host.lock, stop, work))
-        except Cancelled:
-            yield keep, keep, status("Cancelled."), keep, keep, keep, keep, keep
+def view(**shown: Any) -> tuple:
+    """What the page shows anew, in the order of `VIEW`; the rest stays."""
+    return tuple(shown.pop(name) if name in shown else gr.skip() for name in VIEW)
 
 
-def shown(host: Host, static: float, update: Progress | Result) -> tuple:
-    """What the page shows of a report of `run`."""
-    keep = gr.skip()
-    if isinstance(update, Result):
-        return *update.images, status(summary(update)), *explain(host, update)
-    text = f"Step {update.done} of {update.steps}, dynamic {update.scale:g}, static {static:g}"
-    line = status(text, update.done, update.steps)
-    return *(update.images or (keep, keep)), line, keep, keep, keep, keep, keep
+class Playground:
+    """What the tab's inputs do. A visitor is known by a secret, what they see by ``current``: a run's id and the place
+    of a seed in it."""
 
+    def __init__(self, host: Host) -> None:
+        self.host = host
 
-def summary(result: Result) -> str:
-    """What was done, in a sentence."""
-    scales = result.trace.scales[:, 0]
-    disputed = int(result.trace.disputed.sum())
-    searched = sum("favourites" in step for step in result.trace.steps)
-    dispute = f" The evaluators disagreed at {disputed} of {searched} searched steps." if disputed else ""
-    return (
-        f"Dynamic: mean scale {scales.mean():.1f}, from {scales.min():g} to {scales.max():g}. "
-        f"Static: {result.static:g}. Same prompt, same noise.{dispute}"
-    )
+    def generate(self, stop: Stop, visitor: Any, fresh: Any, *values: Any) -> Iterator[tuple]:
+        """Yields `view` as pictures come.
 
+        Raises:
+            gr.Error: an input that cannot be used, before anything is sampled, or what the pipeline says of it.
+        """
+        host = self.host
+        with errors_as_messages():
+            settings = host.checked(settings_of(host, values))
+            if fresh:
+                settings = replace(settings, seed=secrets.randbelow(2**31))
+            world = advice.of_world(settings.prompt) if host.embedded else ""
+            latest: dict[int, list] = {}
+            yield view(
+                seed=settings.seed,
+                advice=advice.shown(world),
+                stage=stage.under_way(settings, latest),
+                line=status("Starting …"),
+                why=gr.Column(visible=False),
+                current=None,
+            )
 
-def explain(host: Host, result: Result) -> tuple:
-    """The explanation made visible, schedule, step slider at a searched step in the middle, its candidates, result."""
-    steps = result.trace.steps
-    searched = [i for i, step in enumerate(steps, start=1) if "scores" in step] or [1]
-    step = min(searched, key=lambda i: abs(i - len(steps) / 2))
-    slider = gr.Slider(maximum=len(steps), value=step)
-    figure = plots.schedule(result.trace, result.static)
-    return gr.Column(visible=True), figure, slider, candidates(host, result, step), result
+            def work(report: Callable[[Progress], None]) -> Run:
+                lost = cut.lost(host.pipe, [settings.prompt]).get(settings.prompt, "")
+                return replace(run(host, settings, report), lost=lost)
 
+            try:
+                for update in live(host.turns, stop, work, cost(settings)):
+                    if isinstance(update, Waiting):
+                        yield view(line=status(str(update)))
+                    elif isinstance(update, Progress):
+                        label = METHODS[settings.methods[update.place]].label
+                        line = status(f"{label}, step {update.done} of {update.steps}", update.share, 1)
+                        if update.images is not None:
+                            latest[update.place] = update.images
+                            yield view(line=line, stage=stage.under_way(settings, latest))
+                        else:
+                            yield view(line=line)
+                    else:
+                        told = advice.shown(world, advice.of_lost(update.lost))
+                        yield self.shown(visitor, self.keep(visitor, update), 0, advice=told)
+            except Cancelled:
+                if not stop.replaced:
+                    yield view(line=status("Cancelled."))
 
-def candidates(host: Host, result: Result | None, step: Any) -> str:
-    """What each candidate scale would have made of step `step` (from 1), as HTML; the one chosen is marked."""
-    if result is None:
-        return ""
-    with errors_as_messages():
-        index = whole(step, "Step", 1, len(result.trace.steps)) - 1
-        record = result.trace.to_dict()["steps"][index]
-        scales = result.trace.candidates
-        held = "scores" not in record
-        used = plots.place(scales, record["scale"][0])
-        items = []
-        for k, (scale, image) in enumerate(zip(scales, host.decode(result.denoised(index)), strict=True)):
-            lines = [] if held else [f"{name} {said(rows[0], k, used)}" for name, rows in record["scores"].items()]
-            if not held and record["total"][0][k] is not None:
-                lines.append(f"combined {record['total'][0][k]:+.2f}")
-            mark = ("kept" if held and "noise" not in record else "chosen") if k == used else None
-            items.append(Card(image, f"scale {scale:g}", tuple(lines), mark))
-        return cards(items)
+    def keep(self, visitor: Any, made: Run) -> Kept:
+        """Keeps a run for its visitor, with its files."""
+        pictures = [
+            (one.image, one.trace, made.settings.metadata(one.method, one.seed, self.host.model), one.method)
+            for row in made.rows
+            for one in row
+        ]
+        size = sum(one.size for row in made.rows for one in row)
+        return self.host.visits.add(visitor, WHERE, made, size, MAX_RUNS, pictures)
 
-
-def said(scores: list[float | None], k: int, chosen: int | None) -> str:
-    """The score of candidate `k` in words: that of the chosen one as it is, of the others what they have more or less,
-    for all may be alike in the digits that one reads. Without a chosen one, with the digits that tell them apart."""
-    score, own = scores[k], None if chosen is None else scores[chosen]
-    if score is None:
-        return "—"
-    if own is not None:
-        return f"{own:.4g}" if k == chosen else f"{score - own:+.2g}".replace("-", "−")
-    values = {value for value in scores if value is not None}
-    digits = next((n for n in range(3, 9) if len({f"{value:.{n}g}" for value in values}) == len(values)), 9)
-    return f"{score:.{digits}g}"
-
-
-def tab(host: Host) -> None:
-    """Builds the tab inside the `gr.Blocks` in force."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
-            text = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_length=MAX_PROMPT, elem_id="prompt")
-            if host.embedded:
-                gr.Examples([[example] for example in EXAMPLES], [text], label="The embedded model knows such scenes")
-            with gr.Row():
-                go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
-                stop = gr.Button("Cancel", elem_id="cancel", min_width=120)
-            with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
-                static = gr.Number(STATIC_SCALE, label="Static scale", minimum=0, maximum=MAX_SCALE, min_width=120)
-            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps")
-            with gr.Accordion("The search", open=False):
-                search = host.controls()
-                gr.Markdown("A weight of 0 leaves an evaluator out.", elem_classes="note")
-        with gr.Column(scale=5, min_width=320):
-            with gr.Row():
-                dynamic_picture = _picture("**Dynamic** scale", "dynamic")
-                static_picture = _picture("**Static** scale", "static")
-            line = gr.HTML(status("Ready."), elem_id="status")
-            with gr.Column(visible=False, elem_id="why") as why:
-                figure = gr.Plot(show_label=False, elem_id="schedule", container=False)
-                step = gr.Slider(1, STEPS, 1, step=1, label="Step, also by pointing at the schedule", elem_id="step")
-                gallery = gr.HTML(elem_id="candidates")
-                gr.Markdown(
-                    "What the picture would become by each candidate scale, as predicted at this step. The search took "
-                    "the marked one, or kept it from the step before; under the others stands how far their scores "
-                    "differ from its. The colours above compare the candidates of a step with each other, brighter is "
-                    "better; a ring is what an evaluator by itself would have taken.",
-                    elem_classes="note",
-                )
-    result = gr.State()
-    button(
-        [go.click, text.submit],
-        stop,
-        partial(generate, host),
-        [text, seed, steps, static, *search],
-        [dynamic_picture, static_picture, line, why, figure, step, gallery, result],
-        line,
-        "pipeline",
-    )
-    step.change(
-        partial(candidates, host),
-        [result, step],
-        gallery,
-        trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    step.change(None, step, None, js=MARK)
-
-
-def _picture(heading: str, name: str) -> gr.Image:
-    with gr.Column(min_width=150):
-        gr.Markdown(heading, elem_classes="heading")
-        return gr.Image(
-            show_label=False,
-            elem_id=name,
-            elem_classes="picture",
-            format="png",
-            interactive=False,
-            buttons=["download", "fullscreen"],
+    def shown(self, visitor: Any, kept: Kept, row: int, **more: Any) -> tuple:
+        """A run's pictures of one seed, and why they are so."""
+        made: Run = kept.what
+        names = why.explained(made)
+        explained = gr.Radio(
+            [(METHODS[name].label, name) for name in names], value=names[0] if names else None, visible=len(names) > 1
         )
+        figure, step, cards = self.explain(visitor, (kept.id, row), names[0] if names else None)
+        return view(
+            stage=stage.shown(kept, row),
+            line=status(why.summary(made, row)),
+            why=gr.Column(visible=bool(names)),
+            explained=explained,
+            figure=figure,
+            step=step,
+            cards=cards,
+            history=stage.history(self.host.visits.made(visitor, WHERE), kept.id),
+            current=(kept.id, row),
+            **more,
+        )
+
+    def explain(self, visitor: Any, current: Any, name: Any) -> tuple:
+        """Schedule, step and candidates of one of the pictures shown."""
+        pictures = self.pictures(visitor, current)
+        if pictures is None or name not in [one.method for one in pictures]:
+            return gr.skip(), gr.skip(), ""
+        with errors_as_messages():
+            picture = next(one for one in pictures if one.method == name)
+            figure = plots.schedule({METHODS[one.method].label: one.trace for one in pictures}, METHODS[name].label)
+            step = why.middle(picture)
+            cards = why.candidates(self.host.decode, picture, step)
+            return figure, gr.Slider(maximum=len(picture.trace.steps), value=step), cards
+
+    def candidates(self, visitor: Any, current: Any, name: Any, step: Any) -> str:
+        """What each candidate would have made of a step, as HTML."""
+        pictures = self.pictures(visitor, current)
+        picture = next((one for one in pictures or () if one.method == name), None)
+        if picture is None:
+            return ""
+        with errors_as_messages():
+            return why.candidates(self.host.decode, picture, step)
+
+    def pictures(self, visitor: Any, current: Any) -> list[Picture] | None:
+        """Those of the seed that a visitor sees."""
+        kept = self.host.visits.find(visitor, WHERE, current[0]) if current else None
+        return None if kept is None else kept.what.rows[current[1]]
+
+    def pick_row(self, visitor: Any, current: Any, event: gr.EventData) -> tuple:
+        """Another seed of the run shown."""
+        kept = self.host.visits.find(visitor, WHERE, current[0]) if current else None
+        place = stage.picked(event)
+        if kept is None or not place.isdecimal() or int(place) >= len(kept.what.rows):
+            return view()
+        return self.shown(visitor, kept, int(place))
+
+    def pick_run(self, visitor: Any, event: gr.EventData) -> tuple:
+        """Another run of the visitor's."""
+        kept = self.host.visits.find(visitor, WHERE, stage.picked(event))
+        return view() if kept is None else self.shown(visitor, kept, 0)
+
+    def reuse(self, visitor: Any, current: Any) -> list[Any]:
+        """The settings of the picture shown, in the inputs, with its seed."""
+        with errors_as_messages():
+            pictures = self.pictures(visitor, current)
+            if pictures is None:
+                raise ValueError("There is no picture yet")
+            made: Run = self.host.visits.find(visitor, WHERE, current[0]).what
+            return values_of(self.host, replace(made.settings, seed=pictures[0].seed))
+
+    def last_seed(self, visitor: Any, current: Any, seed: Any) -> Any:
+        """That of the picture shown; `seed` where there is none."""
+        pictures = self.pictures(visitor, current)
+        return seed if pictures is None else pictures[0].seed
+
+    def dropped(self, path: Any) -> list[Any]:
+        """The settings in a PNG, in the inputs."""
+        with errors_as_messages():
+            found = of_picture(path, self.host.settings, self.host.methods)
+            if found.sampler not in ("", *self.host.samplers):
+                found = replace(found, sampler="")
+            return values_of(self.host, self.host.checked(found))
+
+    def come(self, visitor: Any, values: Any) -> tuple:
+        """A visitor comes, or loads the page again: the inputs as they left them, and what they saw."""
+        inputs: list[Any] = [gr.skip() for _ in values_of(self.host, self.host.settings)]
+        fresh: Any = gr.skip()  # who has changed nothing may be doing so while this is on its way
+        if isinstance(values, list) and len(values) == len(inputs) + 1:
+            try:
+                settings = self.host.checked(settings_of(self.host, values[1:]))
+                fresh, inputs = bool(values[0]), values_of(self.host, settings)
+            except (ValueError, TypeError):
+                pass
+        made = self.host.visits.made(visitor, WHERE)
+        return fresh, *inputs, *(self.shown(visitor, made[-1], 0) if made else view())
+
+    def advise(self, text: Any) -> str:
+        """What the model does not know of a prompt, as HTML."""
+        return advice.shown(advice.of_world(text)) if self.host.embedded else ""
+
+
+def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
+    """Builds the tab inside the `gr.Blocks` in force; `entered` is the event after which `visitor` is known."""
+    does = Playground(host)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300, elem_classes="controls"):
+            parts, inputs = controls.build(host)
+        with gr.Column(scale=5, min_width=320, elem_classes="results"):
+            parts |= _results()
+    parts["current"] = gr.State()
+    shown = [parts[name] for name in VIEW]
+    left = gr.BrowserState(storage_key="online-guidance-inputs", secret=WHERE)
+    _wire(does, entered, visitor, left, parts, inputs, shown)
+
+
+def _results() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    gr.HTML(
+        '<div class="views" role="group" aria-label="How two pictures are shown">'
+        '<button type="button" data-view="side" aria-pressed="true">Side by side</button>'
+        '<button type="button" data-view="slider" aria-pressed="false">Slider</button></div>',
+        elem_id="views",
+    )
+    parts["stage"] = gr.HTML(stage.pair(()), elem_id="stage", js_on_load=stage.PICK)
+    parts["line"] = gr.HTML(status("Ready."), elem_id="status")
+    with gr.Column(visible=False, elem_id="why") as parts["why"]:
+        gr.Markdown("## Why", elem_classes="heading")
+        parts["explained"] = gr.Radio([], label="Of", visible=False, elem_id="explained")
+        gr.HTML(why.LEGEND)
+        parts["figure"] = gr.Plot(show_label=False, elem_id="schedule", container=False)
+        parts["step"] = gr.Slider(1, STEPS, 1, step=1, label="Step, also by pointing at the schedule", elem_id="step")
+        parts["cards"] = gr.HTML(elem_id="candidates")
+        gr.Markdown(why.NOTE, elem_classes="note")
+    parts["history"] = gr.HTML(elem_id="history", js_on_load=stage.PICK)
+    return parts
+
+
+def _wire(
+    does: Playground,
+    entered: Any,
+    visitor: gr.BrowserState,
+    left: gr.BrowserState,
+    parts: dict[str, Any],
+    inputs: list[Any],
+    shown: list[Any],
+) -> None:
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    here = [visitor, parts["current"]]
+    button([parts["go"].click], parts["stop"], does.generate, [visitor, parts["fresh"], *inputs], shown)
+    entered.then(does.come, [visitor, left], [parts["fresh"], *inputs, *shown], **quiet)
+    everything = [parts["fresh"], *inputs]
+    gr.on([part.change for part in everything], None, everything, left, js=KEEP, **quiet)
+    parts["prompt"].change(does.advise, parts["prompt"], parts["advice"], trigger_mode="always_last", **quiet)
+    parts["methods"].input(None, parts["methods"], parts["methods"], js=controls.LAST_TWO, **quiet)
+    parts["methods"].change(controls.method_note, parts["methods"], parts["note"], **quiet)
+    parts["random"].click(None, None, parts["seed"], js=controls.RANDOM, **quiet)
+    parts["last"].click(does.last_seed, [*here, parts["seed"]], parts["seed"], **quiet)
+    parts["reuse"].click(does.reuse, here, inputs, **quiet)
+    parts["drop"].upload(does.dropped, parts["drop"], inputs, **quiet)
+    parts["stage"].select(does.pick_row, here, shown, **quiet)
+    parts["history"].select(does.pick_run, visitor, shown, **quiet)
+    parts["explained"].input(
+        does.explain, [*here, parts["explained"]], [parts["figure"], parts["step"], parts["cards"]], **quiet
+    )
+    parts["step"].change(
+        does.candidates,
+        [*here, parts["explained"], parts["step"]],
+        parts["cards"],
+        trigger_mode="always_last",
+        **quiet,
+    )
+    parts["step"].change(None, parts["step"], None, js=MARK, **quiet)

@@ -1,6 +1,7 @@
-"""Interactive plots of guidance schedules. Colours of text and grid come from the page, see `looks`."""
+"""Interactive plots of guidance schedules. Colours of text and grid come from the page, see `web/page.css`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,104 +9,131 @@ from plotly.subplots import make_subplots
 
 from guidance import GuidanceTrace
 
-DYNAMIC, STATIC = "#7c6cf0", "#e08a1e"  # as in `looks`; both readable on white and on near black
+LEFT, RIGHT = "#7c6cf0", "#e08a1e"  # as in `web/page.css`; both readable on white and on near black
 SERIES = ("#7c6cf0", "#e08a1e", "#12a594", "#e5484d", "#3e8fe0", "#b5a000", "#d6409f", "#6f7f90")
 SCHEDULE_HEIGHT, LABEL_HEIGHT, MARGIN = 200, 17, 90  # pixels
 
 
-def schedule(trace: GuidanceTrace, static: float) -> go.Figure:
-    """The scale at each step of a trace of one sample, beside the fixed one; below, where it was searched, every
-    candidate's score by each evaluator that was asked and combined, the chosen one marked, and a ring where an
-    evaluator by itself would have chosen another. Steps count from 1."""
-    steps = trace.to_dict()["steps"]
-    scales = [step["scale"][0] for step in steps]
-    numbers = list(range(1, len(steps) + 1))
-    labels = [f"{scale:g}" for scale in trace.candidates]
-    places = [
-        place(trace.candidates, scale) if "scores" in step else None for scale, step in zip(scales, steps, strict=True)
-    ]
-    chosen = [(n, labels[k]) for n, k in zip(numbers, places, strict=True) if k is not None]
-    rows = [*dict.fromkeys(name for step in steps for name in step.get("scores", ()))]
-    rows += ["combined"] if rows else []
-    row_height = LABEL_HEIGHT * max(5, len(labels))
+@dataclass(frozen=True)
+class Row:
+    """Scores of candidates at the steps where they were asked for.
+
+    Attributes:
+        labels: of the candidates.
+        scores: ``(candidates, steps)``, NaN where there is none.
+        chosen: at each step which candidate was taken, `None` for none of them.
+        alone: which one this evaluator by itself would have taken, where that is another.
+    """
+
+    name: str
+    noun: str
+    labels: list[str]
+    scores: np.ndarray
+    chosen: list[int | None]
+    alone: list[int | None]
+
+
+def schedule(traces: Mapping[str, GuidanceTrace], explained: str) -> go.Figure:
+    """The scale at each step of each trace, of one sample; below, of the one `explained`, every candidate's score by
+    each evaluator that was asked and combined, the chosen one marked, and a ring where an evaluator by itself would
+    have chosen another. Steps count from 1."""
+    steps = traces[explained].to_dict()["steps"]
+    rows = rows_of(traces[explained])
+    heights = [LABEL_HEIGHT * max(5, len(row.labels)) for row in rows]
     figure = make_subplots(
         rows=1 + len(rows),
         cols=1,
         shared_xaxes=True,
-        vertical_spacing=0.045,
-        row_heights=[SCHEDULE_HEIGHT] + [row_height] * len(rows),
+        vertical_spacing=min(0.045, 0.3 / (1 + len(rows))),
+        row_heights=[SCHEDULE_HEIGHT, *heights],
     )
-    figure.add_scatter(
-        x=numbers,
-        y=scales,
-        name="dynamic",
-        mode="lines+markers",
-        line={"color": DYNAMIC, "width": 2.5, "shape": "hvh"},
-        marker={"size": [9 if "scores" in step else 5 for step in steps], "color": DYNAMIC},
-        text=[_reasons(step, k) for step, k in zip(steps, places, strict=True)],
-        hovertemplate="step %{x}: scale <b>%{y:.4~g}</b>%{text}<extra></extra>",
-    )
-    figure.add_scatter(
-        x=numbers,
-        y=[static] * len(numbers),
-        name="static",
-        mode="lines",
-        line={"color": STATIC, "width": 2, "dash": "dash"},
-        hovertemplate="static: %{y:.4~g}<extra></extra>",
-    )
-    for row, name in enumerate(rows, start=2):
-        raw = np.full((len(labels), len(steps)), np.nan)
-        for column, step in enumerate(steps):
-            if (scores := _scores(step).get(name)) is not None:
-                raw[:, column] = np.array(scores[0], float)
-        figure.add_heatmap(
-            x=numbers,
-            y=labels,
-            z=_standardised(raw),
-            customdata=raw,
-            name=name,
-            colorscale="Viridis",
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            hovertemplate=f"{name} at step %{{x}}, scale %{{y}}: %{{customdata:.3g}}<extra></extra>",
-            row=row,
-            col=1,
-        )
+    for (label, trace), colour, dash in zip(traces.items(), (LEFT, RIGHT), ("solid", "dash"), strict=False):
+        own = trace.to_dict()["steps"]
         figure.add_scatter(
-            x=[n for n, _ in chosen],
-            y=[label for _, label in chosen],
-            mode="markers",
-            marker={"size": 8, "color": "white", "line": {"color": "black", "width": 1.5}},
-            hoverinfo="skip",
-            showlegend=False,
-            row=row,
-            col=1,
+            x=list(range(1, len(own) + 1)),
+            y=[step["scale"][0] for step in own],
+            name=label,
+            mode="lines+markers",
+            line={"color": colour, "width": 2.5, "shape": "hvh", "dash": dash},
+            marker={"size": [8 if is_searched(step) else 0 for step in own], "color": colour, "line": {"width": 0}},
+            text=[_reasons(trace.candidates, step) for step in own],
+            hovertemplate=f"{label}, step %{{x}}: scale <b>%{{y:.4~g}}</b>%{{text}}<extra></extra>",
         )
-        others = [
-            (n, labels[favourite])
-            for n, k, step in zip(numbers, places, steps, strict=True)
-            if name in step.get("scores", {}) and (favourite := step["favourites"][name][0]) not in (-1, k)
-        ]
-        figure.add_scatter(
-            x=[n for n, _ in others],
-            y=[label for _, label in others],
-            name=f"favourite of {name}",
-            mode="markers",
-            marker={"size": 8, "symbol": "circle-open", "color": "white", "line": {"width": 1.5}},
-            hoverinfo="skip",
-            showlegend=False,
-            row=row,
-            col=1,
-        )
-        figure.update_yaxes(type="category", dtick=1, title_text=name, tickfont_size=11, row=row, col=1)
+    numbers = list(range(1, len(steps) + 1))
+    for place, row in enumerate(rows, start=2):
+        _heat(figure, numbers, row, place)
     figure.update_yaxes(title_text="guidance scale", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(range=[0.4, len(steps) + 0.6])
     figure.update_xaxes(title_text="step", row=1 + len(rows), col=1)
     figure.add_shape(
-        type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"width": 1.5, "color": DYNAMIC, "dash": "dot"}
+        type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"width": 1.5, "color": LEFT, "dash": "dot"}
     )
-    return _plain(figure, SCHEDULE_HEIGHT + row_height * len(rows) + MARGIN)
+    return _plain(figure, SCHEDULE_HEIGHT + sum(heights) + MARGIN)
+
+
+def rows_of(trace: GuidanceTrace) -> list[Row]:
+    """What evaluators said of draws of noise, if they were asked, and of scales."""
+    steps = trace.to_dict()["steps"]
+    numbers = [f"{k}" for k in range(1, 1 + max((len(s["noise_total"][0]) for s in steps if "noise" in s), default=0))]
+    taken = [step["noise"][0] if "noise" in step else None for step in steps]
+    rows = _rows(steps, "noise_scores", "noise_total", "draw", numbers, taken)
+    scales = [f"{scale:g}" for scale in trace.candidates]
+    chosen = [place(trace.candidates, step["scale"][0]) if "scores" in step else None for step in steps]
+    return rows + _rows(steps, "scores", "total", "scale", scales, chosen)
+
+
+def _rows(steps: list[dict], key: str, total: str, noun: str, labels: list[str], chosen: list[int | None]) -> list[Row]:
+    names = list(dict.fromkeys(name for step in steps for name in step.get(key, ())))
+    found = []
+    for name in [*names, "combined"] if names else []:
+        scores = np.full((len(labels), len(steps)), np.nan)
+        alone: list[int | None] = [None] * len(steps)
+        for column, step in enumerate(steps):
+            told = step.get(total) if name == "combined" else step.get(key, {}).get(name)
+            if told is None:
+                continue
+            scores[:, column] = values = np.array(told[0], float)
+            finite = values[np.isfinite(values)]
+            if name != "combined" and len(set(finite.tolist())) > 1:  # it tells them apart
+                best = int(np.nanargmax(values))
+                alone[column] = best if best != chosen[column] else None
+        found.append(Row(name, noun, labels, scores, chosen, alone))
+    return found
+
+
+def _heat(figure: go.Figure, numbers: list[int], row: Row, at: int) -> None:
+    figure.add_heatmap(
+        x=numbers,
+        y=row.labels,
+        z=_standardised(row.scores),
+        customdata=row.scores,
+        name=row.name,
+        colorscale="Viridis",
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        hovertemplate=f"{row.name} at step %{{x}}, {row.noun} %{{y}}: %{{customdata:.3g}}<extra></extra>",
+        row=at,
+        col=1,
+    )
+    for name, places, marker in (
+        ("chosen", row.chosen, {"color": "white", "line": {"color": "black", "width": 1.5}}),
+        (f"favourite of {row.name}", row.alone, {"symbol": "circle-open", "color": "white", "line": {"width": 1.5}}),
+    ):
+        told = [(n, row.labels[k]) for n, k in zip(numbers, places, strict=True) if k is not None]
+        figure.add_scatter(
+            x=[n for n, _ in told],
+            y=[label for _, label in told],
+            name=name,
+            mode="markers",
+            marker={"size": 8, **marker},
+            hoverinfo="skip",
+            showlegend=False,
+            row=at,
+            col=1,
+        )
+    title = row.name if row.noun == "scale" else f"{row.name}<br>of draws"
+    figure.update_yaxes(type="category", dtick=1, title_text=title, tickfont_size=11, row=at, col=1)
 
 
 def mean_schedules(scales: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
@@ -121,7 +149,8 @@ def mean_schedules(scales: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure
             y=band,
             fill="toself",
             fillcolor=_faint(colour),
-            line={"width": 0},
+            line={"width": 0, "shape": "hvh"},
+            mode="lines",
             hoverinfo="skip",
             showlegend=False,
             legendgroup=category,
@@ -131,7 +160,7 @@ def mean_schedules(scales: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure
             y=mean,
             name=name,
             mode="lines",
-            line={"color": colour, "width": 2.5},
+            line={"color": colour, "width": 2.5, "shape": "hvh"},
             customdata=spread,
             hovertemplate=f"{category}, step %{{x}}: %{{y:.2f}} ± %{{customdata:.2f}}<extra></extra>",
             legendgroup=category,
@@ -146,15 +175,15 @@ def place(candidates: Sequence[float], scale: float) -> int | None:
     return next((k for k, candidate in enumerate(candidates) if abs(candidate - scale) <= 1e-5 * max(1, scale)), None)
 
 
-def _scores(step: dict) -> dict:
-    """Of every evaluator that was asked at a step, and combined; none where it was not searched."""
-    return step["scores"] | {"combined": step["total"]} if "scores" in step else {}
+def is_searched(step: dict) -> bool:
+    return "scores" in step or "noise" in step
 
 
-def _reasons(step: dict, chosen: int | None) -> str:
+def _reasons(candidates: Sequence[float], step: dict) -> str:
     """The evaluators' scores of the chosen candidate, for the hover."""
     if "scores" not in step:
-        return ", the only candidate" if "noise" in step else ", kept"
+        return f", draw {step['noise'][0] + 1}" if "noise" in step else ", kept" if candidates else ""
+    chosen = place(candidates, step["scale"][0])
     if chosen is None:
         return ", the pipeline's own: no evaluator can tell"
     return "".join(

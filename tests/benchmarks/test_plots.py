@@ -43,6 +43,37 @@ def test_scales():
     assert axes.xaxis_inverted()
 
 
+FRONT = {
+    "front": {
+        "static": [
+            {"budget": 10, "nfe": 10.0, "right": {"mean": 0.3, "low": 0.25, "high": 0.36}},
+            {"budget": 20, "nfe": 20.0, "right": {"mean": 0.4, "low": 0.35, "high": 0.45}},
+        ],
+        "halving": [{"budget": 20, "nfe": 20.0, "right": {"mean": 0.5, "low": 0.45, "high": 0.56}}],
+    },
+    "ours": ["halving"],
+    "budgets": [10, 20],
+}
+
+
+def test_cost():
+    """A line for each family, with its intervals; ours thicker; at nearly the same passes side by side."""
+    (axes,) = plots.cost(FRONT).axes
+    static, halving = (bars.lines[0] for bars in axes.containers)
+    assert static.get_ydata().tolist() == [0.3, 0.4] and halving.get_ydata().tolist() == [0.5]
+    assert static.get_xdata().tolist() == pytest.approx([10, 20], rel=0.05)
+    assert halving.get_linewidth() > static.get_linewidth()
+    (segments,) = axes.containers[0].lines[2]
+    assert [sorted(part[:, 1].tolist()) for part in segments.get_segments()] == [[0.25, 0.36], [0.35, 0.45]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["static", "halving"]
+
+
+def test_cost_from_the_command_line(tmp_path, capsys):
+    (tmp_path / "front.json").write_text(json.dumps(FRONT))
+    assert plots.main([str(tmp_path / "front.json"), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "cost.png").is_file() and "cost.png" in capsys.readouterr().out
+
+
 def test_reliability():
     (axes,) = plots.reliability(REPORT).axes
     assert axes.lines[0].get_label() == "clip" and len(axes.lines) == 2  # and chance

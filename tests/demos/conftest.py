@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ def _load(weights: Path):  # once for all tests: nothing may leave a mark on it
 
 
 @pytest.fixture
-def host(embedded):
-    """What visitors of the app share, on the stand-in for the embedded weights."""
-    return _load(embedded)
+def host(embedded, tmp_path, monkeypatch):
+    """What visitors of the app share, on the stand-in for the embedded weights; none of them was here before."""
+    from demos.app.turns import Turns
+    from demos.app.visits import Visits
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    return replace(_load(embedded), turns=Turns(), visits=Visits())

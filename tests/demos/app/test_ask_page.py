@@ -1,7 +1,6 @@
 """The Ask tab's callbacks as plain functions, on a very small random model."""
 
 import re
-import threading
 import zlib
 from types import SimpleNamespace
 
@@ -13,8 +12,11 @@ from PIL import Image
 from small_lvlm import lvlm_weights
 
 from demos import ask
-from demos.app.ask_page import Reader, answer, open_upload, scene
+from demos.app.ask_page import EXAMPLES, Asking, Reader, example, open_upload, scene
+from demos.app.live import Stop
+from demos.app.visits import Visits
 from tinyworld import lvlm
+from tinyworld.scenes import make_scene
 
 __all__ = ["lvlm_weights"]
 
@@ -22,6 +24,12 @@ __all__ = ["lvlm_weights"]
 @pytest.fixture(scope="module")
 def reader(lvlm_weights):
     return Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS)
+
+
+def answer(reader, *inputs):
+    """What a visitor who is here for the first time is told."""
+    does = Asking(reader, Visits())
+    return does.answer(Stop(), does.visits.enter(None), *inputs)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def picture(tmp_path):
 
 
 def test_both_answers_cost_and_pictures(reader, picture):
-    *_, (line, shown) = answer(reader, threading.Event(), picture, "how many red circles", "transprune", "")
+    *_, (line, shown) = answer(reader, picture, "how many red circles", "transprune", "")
     assert "Answered" in line
     tiles = dict(re.findall(r"<small>([^<]+)</small><b>([^<]+)</b>", shown))
     question = "how many red circles?"
@@ -44,13 +52,13 @@ def test_both_answers_cost_and_pictures(reader, picture):
 
 
 def test_keep_is_as_on_the_command_line(reader, picture):
-    *_, (_, shown) = answer(reader, threading.Event(), picture, "what?", "random", "2:50%,4:16")
+    *_, (_, shown) = answer(reader, picture, "what?", "random", "2:50%,4:16")
     assert re.findall(r"(\d+) of 256 tokens", shown) == ["256", "128", "16"]
 
 
 def test_answers_are_escaped(reader, picture, monkeypatch):
     monkeypatch.setattr(lvlm, "answer", lambda *args, **kwargs: ["<script>alert(1)</script>"])
-    *_, (_, shown) = answer(reader, threading.Event(), picture, "what?", "random", "")
+    *_, (_, shown) = answer(reader, picture, "what?", "random", "")
     assert "<script" not in shown and "&lt;script&gt;" in shown
 
 
@@ -70,7 +78,25 @@ BAD = {
 def test_bad_input_is_a_message(reader, picture, case):
     path, *inputs, named = BAD[case]
     with pytest.raises(gr.Error, match=named):
-        list(answer(reader, threading.Event(), path and picture, *inputs))
+        list(answer(reader, path and picture, *inputs))
+
+
+def test_what_was_asked_comes_back(reader, picture):
+    does, inputs = Asking(reader, Visits()), ("what?", "random", "0.5")
+    secret = does.visits.enter(None)
+    assert len(does.come(secret)) == 5
+    *_, (_, shown) = does.answer(Stop(), secret, picture, *inputs)
+    image, *rest = does.come(secret)
+    assert (np.asarray(image) == scene(0)).all() and tuple(rest) == (*inputs, shown)
+
+
+def test_examples_have_their_answer_in_the_picture():
+    for number, (seed, question) in enumerate(EXAMPLES):
+        image, asked = example(number)
+        assert asked == question and (image == scene(seed)).all()
+        said = make_scene(seed).caption
+        subject = re.search(r"(purple square|cyan circle|circle|sign)", question)[1]
+        assert subject in said
 
 
 def test_uploads(tmp_path):

@@ -2,45 +2,20 @@
 outputs/screenshots/, to be looked at."""
 
 import re
-import threading
 import time
-from pathlib import Path
 
 import pytest
+from app_browser import OUT, STEPS, address, browser, browser_marks, lvlm_weights, set_steps
+from app_inputs import Visitor
 from PIL import Image
-from small_lvlm import lvlm_weights
 
-from demos.app import command as app
 from demos.app import playground
-from demos.app.ask_page import Reader
-from demos.app.playground import generate
 from docs import screenshots
-from tinyworld import lvlm
 from tinyworld.scenes import make_scene
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(screenshots.find_chromium() is None, reason="no Chromium: apt-get install chromium"),
-]
-__all__ = ["lvlm_weights"]
-OUT = Path(__file__).parents[2] / "outputs" / "screenshots"
-STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def browser():
-    OUT.mkdir(parents=True, exist_ok=True)
-    with screenshots.chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def address(host, lvlm_weights, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    page = app.build(host, Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS))
-    yield app.serve(page, "127.0.0.1", None)
-    page.close()
+pytestmark = browser_marks
+__all__ = ["address", "browser", "lvlm_weights"]
 
 
 def step_of(page):
@@ -53,8 +28,8 @@ def test_generate_see_the_plot_choose_a_step(browser, address):
     page.on("pageerror", lambda error: broken.append(str(error)))
     page.on("console", lambda line: line.type == "error" and broken.append(line.text))  # what the headers forbid
     screenshots.generate(page, "three green triangles", STEPS)
-    for name in ("dynamic", "static"):
-        assert page.locator(f"#{name} img").evaluate("image => image.naturalWidth") == 64
+    for side in ("left", "right"):
+        assert page.locator(f"#stage .{side} img").evaluate("image => image.naturalWidth") == 64
     assert page.locator("#schedule .heatmaplayer .hm").count() == 4  # clip, discriminator, reward, combined
     first = step_of(page)
     assert page.locator("#candidates .card").count() == 6
@@ -119,10 +94,9 @@ def test_cancel_then_generate_again(browser, address, monkeypatch):
     monkeypatch.setattr(playground, "run", slowly)
     page = screenshots.visit(browser, address)
     page.fill("#prompt textarea", "a yellow star")
-    page.locator("#steps input[type=number]").fill("100")
-    page.locator("#steps input[type=number]").press("Tab")
+    set_steps(page, 100)
     page.click("#generate")
-    page.get_by_text(re.compile(r"Step \d+ of 100")).wait_for()
+    page.get_by_text(re.compile(r"step \d+ of 100")).wait_for()
     page.click("#cancel")
     page.get_by_text("Cancelled.").wait_for()
     monkeypatch.undo()
@@ -146,7 +120,7 @@ def test_explore_with_a_prompt_that_is_html(browser, address):
     prompt = "<img src=x onerror=alert(1)><b>a fox</b>"
     page.fill("#prompts textarea", f"a red circle\n{prompt}")
     screenshots.explore(page)
-    page.locator("#pictures .caption-label").get_by_text(prompt).wait_for()
+    page.locator("#pictures figcaption").get_by_text(prompt).wait_for()
     assert page.locator("#pictures img").count() == 2
     assert page.locator("#schedules .js-plotly-plot").get_by_text("binding (1)").count() == 1
     screenshots.shoot(page, OUT / "explorer.png")
@@ -185,17 +159,15 @@ def test_two_visitors_do_not_mix(browser, address, host):
     pages = [screenshots.visit(browser, address) for _ in prompts]
     for page, prompt in zip(pages, prompts, strict=True):  # both wait in the queue at once
         page.fill("#prompt textarea", prompt)
-        page.locator("#steps input[type=number]").fill(str(STEPS))
-        page.locator("#steps input[type=number]").press("Tab")
+        set_steps(page, STEPS)
     for page in pages:
         page.click("#generate")
     for page, prompt in zip(pages, prompts, strict=True):
         page.get_by_text("Same prompt, same noise").wait_for()
         page.locator("#schedule .js-plotly-plot .main-svg").first.wait_for()
         scales = page.evaluate("document.querySelector('#schedule .js-plotly-plot').data[0].y")
-        search = ("2, 3.5, 5, 7, 10, 14", 2, 1, 1.0, 0.25, 1.0)
-        *_, last = generate(host, threading.Event(), prompt, 0, STEPS, 4.5, *search)
-        assert list(scales) == pytest.approx(last[-1].trace.scales[:, 0].tolist())
+        _, made = Visitor(host).finish(prompt=prompt, seed=0, steps=STEPS, scales=host.settings.scales)
+        assert list(scales) == pytest.approx(made.rows[0][0].trace.scales[:, 0].tolist())
         steps = page.locator("#candidates .card img").all()
         assert len(steps) == 6
         assert all(step.get_attribute("src").startswith("data:image/png;base64,") for step in steps)

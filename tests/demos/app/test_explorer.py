@@ -1,16 +1,21 @@
 """The Explorer's callbacks as plain functions, on a random stand-in for the embedded weights."""
 
-import threading
+import re
+from urllib.parse import unquote
 
 import gradio as gr
 import numpy as np
 import pytest
+from app_inputs import is_kept, settings
 
-from demos.app.explorer import category_of, explore, prompts_of
+from demos.app.explorer import Explorer, category_of, prompts_of
+from demos.app.live import Stop
+from demos.app.methods import guidance_of
+from demos.app.settings import of_picture
 from demos.generate import denoise
 from tinyworld.captions import is_held_out, parse_caption
 
-SEARCH = ("1, 4, 9", 2, 1, 1.0, 0.25, 1.0)
+SEARCH = ("dynamic", "1, 4, 9", 2, 2, 0.2, 1.0, 0.25, 1.0)  # method, scales, every, draws, tolerance, weights
 
 
 def test_captions_of_categories():
@@ -31,15 +36,30 @@ def test_own_prompts():
 
 def test_pictures_and_means_come_batch_by_batch(host):
     text = "\n".join(["a red circle", "a blue star", "a fox", "a green heart", "two blue squares"])
-    galleries, figures, lines = zip(*explore(host, threading.Event(), text, [], 1, 3, 3, *SEARCH), strict=True)
-    assert [len(gallery) for gallery in galleries] == [0, 4, 5]
-    assert "Waiting" in lines[0] and "4 of 5" in lines[1] and "5 of 5" in lines[2]
+    does, secret = Explorer(host), host.visits.enter(None)
+    updates = does.explore(Stop(), secret, text, [], 1, 3, 3, *SEARCH)
+    galleries, figures, lines = zip(*updates, strict=True)
+    assert [gallery.count("<figure") for gallery in galleries] == [0, 4, 5]
+    assert "Starting" in lines[0] and "4 of 5" in lines[1] and "5 of 5" in lines[2]
     gallery, figure = galleries[-1], figures[-1]
-    assert [caption for _, caption in gallery] == text.splitlines()
+    said = list(zip(text.splitlines(), "34567", strict=True))
+    assert re.findall(r"<b>([^<]+)</b><small>seed (\d)</small>", gallery) == said
+    assert re.findall(r'alt="([^"]+)"', gallery) == text.splitlines()
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
     assert list(means) == ["binding (3)", "other (1)", "count (1)"]
-    scales = [denoise(host.pipe, host.search(*SEARCH), [gallery[i][1]], [3 + i], 3)[1].scales[:, 0] for i in (0, 1, 3)]
+    guidance = guidance_of("dynamic", settings(host), host.default.evaluators)
+    scales = [denoise(host.pipe, guidance, [said[i][0]], [3 + i], 3)[1].scales[:, 0] for i in (0, 1, 3)]
     assert means["binding (3)"] == pytest.approx(np.mean(np.stack(scales), axis=0))
+    again, plot, line = does.come(secret)
+    assert again == gallery and "5 pictures" in line and len(plot.data) == len(figure.data)
+    assert all(map(is_kept, does.come(host.visits.enter(None))))
+    picture = unquote(re.search(r'data-large="gradio_api/file=([^"]+)"', gallery)[1])
+    assert host.checked(of_picture(picture, host.settings, host.methods)).seed == 3
+
+
+def test_draws_of_noise(host):
+    updates = Explorer(host).explore(Stop(), host.visits.enter(None), "a fox", [], 1, 0, 2, "noise", *SEARCH[1:])
+    assert "1 of 1" in list(updates)[-1][2]
 
 
 BAD = {
@@ -49,11 +69,13 @@ BAD = {
     "long prompt": ("a" * 500, [], 1, 0, 3, *SEARCH),
     "each": ("", ["text"], 99, 0, 3, *SEARCH),
     "steps": ("a fox", [], 1, 0, 10**9, *SEARCH),
-    "scales": ("a fox", [], 1, 0, 3, "x", *SEARCH[1:]),
+    "scales": ("a fox", [], 1, 0, 3, "dynamic", "x", *SEARCH[2:]),
+    "method": ("a fox", [], 1, 0, 3, "magic", *SEARCH[1:]),
+    "best of two": ("a fox", [], 1, 0, 3, "best", *SEARCH[1:]),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_a_message_before_any_work(host, case):
-    with host.lock, pytest.raises(gr.Error):
-        next(explore(host, threading.Event(), *BAD[case]))
+    with host.turns.turn(), pytest.raises(gr.Error):
+        next(Explorer(host).explore(Stop(), host.visits.enter(None), *BAD[case]))

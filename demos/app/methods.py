@@ -1,0 +1,67 @@
+"""The ways of guidance that the app shows, each a search or a schedule made from the visitor's settings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from evaluators import Evaluator
+from guidance import Budget, GreedySearch, NoiseSearch, Static
+
+from .settings import Settings
+
+BEST_OF = 2  # pictures, of which the evaluators keep one
+
+
+@dataclass(frozen=True)
+class Method:
+    """Attributes:
+    label, note: in a word or two, and in a sentence.
+    draws: whether its sampler adds noise at each step.
+    made: pictures for each that is kept.
+    """
+
+    label: str
+    note: str
+    draws: bool = False
+    made: int = 1
+
+
+METHODS = {
+    "dynamic": Method("Dynamic scale", "at each step evaluators choose the guidance scale"),
+    "noise": Method("Noise", "they choose among draws of the sampler's noise, then the scale", draws=True),
+    "best": Method("Best of two", "two whole pictures that way, of which they keep one", draws=True, made=BEST_OF),
+    "budget": Method("Budget", "the dynamic scale, less passes of the model that would change little"),
+    "static": Method("Static", "one scale all the way, as everywhere else"),
+}
+
+
+def offered(evaluators: dict[str, Evaluator]) -> tuple[str, ...]:
+    """The methods for which these evaluators do: draws of noise are told apart by those that read noisy latents."""
+    noisy = any(evaluator.space == "noisy" for evaluator in evaluators.values())
+    return tuple(name for name in METHODS if noisy or name != "noise")
+
+
+def draws_noise(settings: Settings, evaluators: dict[str, Evaluator]) -> bool:
+    """Whether the sampler adds noise at each step, which it then does for both methods: they differ in nothing else."""
+    noisy = "noise" in offered({name: evaluators[name] for name in settings.panel})
+    return noisy and any(METHODS[name].draws for name in settings.methods)
+
+
+def guidance_of(name: str, settings: Settings, evaluators: dict[str, Evaluator]) -> Any:
+    """The guidance of a method. The best of two are made by a search over noise, or over scales where nobody can tell
+    draws of noise apart.
+
+    Raises:
+        ValueError: nothing can be searched so, in words for the visitor.
+    """
+    if name == "static":
+        return Static(settings.static)
+    panel, weights = [evaluators[one] for one in settings.panel], settings.panel
+    search = GreedySearch(panel, settings.scales, weights, every=settings.every)
+    if name == "budget":
+        return Budget(search, settings.tolerance)
+    noisy = any(evaluator.space == "noisy" for evaluator in panel)
+    if name == "noise" and not noisy:
+        raise ValueError("Noise is chosen by evaluators that read noisy latents; give one of them a weight")
+    if METHODS[name].draws and noisy:
+        return NoiseSearch(panel, settings.scales, settings.draws, weights, every=settings.every)
+    return search
