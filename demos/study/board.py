@@ -17,24 +17,22 @@ from .settings import VOTES
 EVERY = 15  # seconds
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{{ every }}"><title>{{ votes }} votes</title>
-<style>{{ style | safe }} .wide {overflow-x: auto;} th, td {white-space: nowrap; text-align: left;
-padding: .3rem 1.2rem .3rem 0;} th {font-weight: normal; opacity: .7;}</style>
-<h1>{{ votes }} votes</h1>
+<title>Board</title><style>{{ style | safe }} th, td {white-space: nowrap;}</style>
+<main><h1>{{ votes }} votes</h1>
 <p>{{ raters }} rater{{ "" if raters == 1 else "s" }}, {{ lately }} in the last quarter of an hour; {{ agreed }} agreed
 to take part. {{ checks_passed }} of {{ checks }} attention checks passed{% if excluded %}; not counted:
 {{ excluded | join(", ") }}{% endif %}.</p>
-<div class="wide"><table><tr><th>question</th><th>votes</th><th>ties</th><th>both bad</th>
+<div class="wide" tabindex="0"><table><tr><th>question</th><th>votes</th><th>ties</th><th>both bad</th>
 <th>Krippendorff's alpha</th></tr>
 {% for row in questions %}<tr><td>{{ row.question }}</td><td>{{ row.votes }}</td><td>{{ row.ties | percent }}</td>
 <td>{{ row.bad | percent }}</td><td>{{ "–" if row.alpha is none else "%.2f" | format(row.alpha) }}</td></tr>
 {% endfor %}</table></div>
 <h2>Pairs of methods</h2>
-<div class="wide"><table><tr><th>methods</th><th>votes</th><th>pairs of pictures with a vote</th></tr>
+<div class="wide" tabindex="0"><table><tr><th>methods</th><th>votes</th><th>pairs of pictures with a vote</th></tr>
 {% for row in methods %}<tr><td>{{ row.a }}, {{ row.b }}</td><td>{{ row.votes }}</td><td>{{ row.pictures }}</td></tr>
 {% endfor %}</table></div>
 <h2>Raters</h2>
-<div class="wide"><table><tr><th>rater</th><th>votes</th><th>seconds a vote</th><th>left, of decided</th>
+<div class="wide" tabindex="0"><table><tr><th>rater</th><th>votes</th><th>seconds a vote</th><th>left, of decided</th>
 <th>checks passed</th><th>last vote</th></tr>
 {% for row in per_rater %}<tr><td>{{ row.rater }}</td><td>{{ row.votes }}</td>
 <td>{{ "–" if row.seconds is none else "%.1f" | format(row.seconds) }}</td>
@@ -43,7 +41,13 @@ to take part. {{ checks_passed }} of {{ checks }} attention checks passed{% if e
 <td>{{ row.ago | ago }}</td></tr>
 {% endfor %}</table></div>
 <p>{% if seconds is not none %}A vote takes {{ "%.1f" | format(seconds) }} s, the median of all. {% endif %}Looked at
-{{ now }}; looks again every {{ every }} s. What is preferred is in the report alone.</p></html>
+{{ now }}; looks again every {{ every }} s. What is preferred is in the report alone.</p></main>
+<script>
+setInterval(async () => {
+  const answer = await fetch(location.href), page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+  if (answer.ok) document.querySelector('main').replaceChildren(...page.querySelector('main').children);
+}, 1000 * {{ every }});
+</script></html>
 """
 
 

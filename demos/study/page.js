@@ -46,7 +46,7 @@ function begin() {
     });
   }
   function heading(title, line) {
-    find('.question h3').textContent = title;
+    find('.question h2').textContent = title;
     find('.question p').textContent = line;
   }
   function draw() {
@@ -59,7 +59,7 @@ function begin() {
     shows(find('.study-languages'), kind === 'intro' && languages.length > 1);
     if (kind === 'intro') {
       find('.study-time').textContent = say('time', screen);
-      find('.study-consent').textContent = say(invited ? 'consent_named' : 'consent');
+      find('.study-consent').textContent = say(screen.consent);
     }
     ['.pair', '#study-answers', '.study-zoom-hint'].forEach((part) => shows(find(part), pair));
     shows(find('.study-keys'), pair && answers.length === 4);
@@ -69,7 +69,7 @@ function begin() {
   }
   // Answers are open when both pictures can be seen, and not before: a second click is no vote on the next pair.
   async function show(next) {
-    if (next.rater) { rater = next.rater; if (!invited) remember(rater); }
+    if (next.rater) { rater = next.rater; if (rater !== invited) remember(rater); }
     if (next.screen === 'pair') {
       await Promise.all(pictures.map(async (picture, i) => {
         if (picture.dataset.source === next[sides[i]]) return;
@@ -109,7 +109,7 @@ function begin() {
     const picture = pictures[sides.indexOf(side)], large = zoomed.querySelector('img');
     large.src = picture.src;
     large.className = picture.className;
-    zoomed.dataset.side = side;
+    zoomed.setAttribute('aria-label', say('enlarge_' + side));
     if (!zoomed.open) zoomed.showModal();
   }
 

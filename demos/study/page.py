@@ -34,7 +34,7 @@ def body(store: VoteStore) -> str:
     buttons = [f'<button type="button" id="study-{name}" data-choice="{name}" disabled></button>' for name in answers]
     return f"""<div class="study-page" id="study">
 <div class="study-languages" hidden></div>
-<div class="question" aria-live="polite"><h3></h3><p></p></div>
+<div class="question" aria-live="polite"><h2></h2><p></p></div>
 <div class="study-intro" hidden><p data-text="purpose"></p><p class="study-time"></p><p class="study-consent"></p>
 <button type="button" id="study-start" class="study-main"></button></div>
 <div class="pair" hidden><button type="button" id="study-zoom-left"><img alt=""></button>
@@ -64,7 +64,7 @@ def build(study_folder: Path | str, show_report: bool = True, **settings: Any) -
     style = (HERE / "page.css").read_text(encoding="utf-8")
     title = next(iter(store.settings.texts.values()), {}).get("title", texts.ENGLISH["title"])
     with gr.Blocks(title=title, analytics_enabled=False) as page:
-        _html(f"<style>{style}{report_page.PARTS}</style>")
+        _html(f'<style>{style}{report_page.PARTS}</style><h1 class="study-title">{html.escape(title)}</h1>')
         if show_report:
             with gr.Tab("Vote"):
                 part(store)
@@ -80,7 +80,7 @@ def results(folder: Path) -> str:
     try:
         return report_page.fragment(report.whole(folder, report.read_votes(folder)))
     except ValueError as error:
-        return f'<div class="report"><h3>No report yet</h3><p>{html.escape(str(error))}</p></div>'
+        return f'<div class="report"><h2>No report yet</h2><p>{html.escape(str(error))}</p></div>'
 
 
 def plan(percent: float, power: float) -> str:
@@ -97,7 +97,7 @@ def _report(folder: Path, tab: gr.Tab) -> None:
     with gr.Column(elem_classes="study-report"):
         body = _html()
         refresh = gr.Button("Refresh", elem_id="study-refresh", size="sm")
-        gr.Markdown("### How many votes?")
+        gr.Markdown("## How many votes?")
         with gr.Row():
             rate = gr.Number(53.8, label="To find a preference of, %", minimum=0.1, maximum=99.9)
             power = gr.Number(80, label="With certainty (power), %", minimum=6, maximum=99.9)

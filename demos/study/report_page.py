@@ -43,7 +43,7 @@ checks.{% endif %}
 {% if left.rate is not none %}The left picture won {{ left.rate | percent }} of the decided votes
 (p = {{ left.p | p }}).{% endif %}</p>
 {% for question, found in questions.items() %}
-<h3>{{ question }}</h3>
+<h2>{{ question }}</h2>
 <ul>
 {% for pair in found.pairs %}<li>{{ pair | sentence }}.</li>
 {% endfor %}
@@ -62,7 +62,7 @@ checks.{% endif %}
 <span style="left: 100%">{{ plot.last }} %</span></div></div>
 </div>
 {% endif %}
-<div class="wide"><table>
+<div class="wide" tabindex="0"><table>
 <tr><th>method</th><th>against</th><th>votes</th><th>wins, ties, losses</th><th>both bad</th><th>win rate</th>
 <th>at any time</th><th>p</th><th>p, Holm</th>
 <th>with ties as halves</th></tr>
@@ -84,7 +84,7 @@ checks.{% endif %}
 <p>Krippendorff's alpha: {% if found.alpha is none %}not known, as it takes pairs that two raters saw and more than one
 answer{% else %}{{ "%.2f" | format(found.alpha) }}{% endif %}.</p>
 {% if found.strengths | length > 2 %}
-<div class="wide"><table>
+<div class="wide" tabindex="0"><table>
 <tr><th>method</th><th>Bradley–Terry strength, Elo points</th></tr>
 {% for row in found.strengths %}
 <tr><td>{{ row.method }}</td><td>{{ row.strength | points }}{% if row.low is not none %}
@@ -104,8 +104,8 @@ not take votes to be independent. That both are bad counts in none of these.</p>
 <p>{{ looks }}</p>
 {% endif %}
 {% if judges %}
-<h3>Judges</h3>
-<div class="wide"><table>
+<h2>Judges</h2>
+<div class="wide" tabindex="0"><table>
 <tr><th>judge</th><th>question</th><th>agrees with people</th><th>decided votes</th><th>two raters agree</th></tr>
 {% for row in judges %}{% for question, found in row.agreement.items() %}
 <tr><td>{{ row.judge }}</td><td>{{ question }}</td><td>{{ found.rate | percent }}{% if found.interval %}
@@ -114,7 +114,7 @@ not take votes to be independent. That both are bad counts in none of these.</p>
 <td>{{ "–" if people[question] is none else people[question] | percent }}</td></tr>
 {% endfor %}{% endfor %}
 </table></div>
-<div class="wide"><table>
+<div class="wide" tabindex="0"><table>
 <tr><th>judge</th><th>method</th><th>against</th><th>higher score</th><th>pairs of pictures</th><th>ties</th></tr>
 {% for row in judges %}{% for pair in row.pairs %}
 <tr><td>{{ row.judge }}</td><td>{{ pair.a }}</td><td>{{ pair.b }}</td>
@@ -127,8 +127,8 @@ not take votes to be independent. That both are bad counts in none of these.</p>
 higher score; its ties count as half in both tables.</p>
 {% endif %}
 {% if per_rater %}
-<h3>Raters</h3>
-<div class="wide"><table>
+<h2>Raters</h2>
+<div class="wide" tabindex="0"><table>
 <tr><th>rater</th><th>votes</th><th>ties</th><th>both bad</th>
 <th>left, of decided</th><th>checks passed</th><th>seconds a vote</th></tr>
 {% for row in per_rater %}

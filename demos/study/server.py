@@ -76,12 +76,17 @@ class Sitting:
         """A rater comes, by the link that they were sent or back in the same browser."""
         rater = said.get("rater")
         if not isinstance(rater, str) or not self.store.knows(rater):
-            return {"screen": "invited"} if self.settings.named else self.introduction()
-        return self.screen(rater, self.store.view(rater)) if self.store.agreed(rater) else self.introduction()
+            return {"screen": "invited"} if self.settings.named else self.introduction(None)
+        return self.screen(rater, self.store.view(rater)) if self.store.agreed(rater) else self.introduction(rater)
 
-    def introduction(self) -> dict[str, Any]:
-        seconds = self.store.pairs * len(self.settings.questions) * self.store.pace()
-        return {"screen": "intro", "pairs": self.store.pairs, "minutes": max(1, round(seconds / 60))}
+    def introduction(self, rater: str | None) -> dict[str, Any]:
+        pairs = self.store.pairs
+        minutes = round(pairs * len(self.settings.questions) * self.store.pace() / 60)
+        return {"screen": "intro", "pairs": pairs, "minutes": max(1, minutes), "consent": self.asked(rater)}
+
+    def asked(self, rater: str | None) -> str:
+        """Which text this rater agrees to."""
+        return "consent_named" if self.store.has_name(rater) else "consent"
 
     def start(self, said: dict[str, Any], address: str) -> dict[str, Any]:
         """A rater agrees; somebody new becomes one."""
@@ -94,8 +99,7 @@ class Sitting:
             if self.is_full(address):
                 return {"screen": "full"}
             rater = self.store.new_rater()
-        consent = self.texts[language]["consent_named" if self.settings.named else "consent"]
-        self.store.consent(rater, consent, language)
+        self.store.consent(rater, self.texts[language][self.asked(rater)], language)
         return self.screen(rater, self.store.view(rater))
 
     def is_full(self, address: str) -> bool:
@@ -168,9 +172,9 @@ def routes(store: VoteStore) -> list[BaseRoute]:
             return PlainTextResponse("not found", 404)
         try:
             file, spoilt = store.picture(assignment, side)
-            path = inside(store.folder, file)
+            path = store.folder / file
             if (data := album.find(path, spoilt)) is None:
-                data = await run_in_threadpool(pictures.served, path, spoilt)
+                data = await run_in_threadpool(pictures.served, inside(store.folder, file), spoilt)
                 album.keep(path, spoilt, data)
         except (OSError, ValueError):
             return PlainTextResponse("not found", 404)

@@ -168,6 +168,12 @@ class VoteStore:
             row = self._connection.execute("SELECT name FROM raters WHERE id = ?", (rater,)).fetchone()
         return row is not None and (row["name"] is not None or not self.settings.named)
 
+    def has_name(self, rater: Any) -> bool:
+        """Whether there is such a rater and they were invited."""
+        with self._lock:
+            found = self._connection.execute("SELECT name FROM raters WHERE id = ?", (rater,)).fetchone()
+        return found is not None and found["name"] is not None
+
     def consent(self, rater: str, text: str, language: str) -> None:
         """Keeps what this rater agreed to, the first time."""
         with self._writing():

@@ -70,7 +70,7 @@ def test_a_pair_is_shown_without_names_or_metadata(folder):
 def test_it_is_agreed_to_before_anything_is_shown(folder):
     store = VoteStore(folder, Settings(("overall", "quality"), check_every=0))
     stranger = Rater(store)
-    assert stranger.ask("enter") == {"screen": "intro", "pairs": 6, "minutes": 2}  # 12 questions of 8 s
+    assert stranger.ask("enter") == {"screen": "intro", "pairs": 6, "minutes": 2, "consent": "consent"}
     assert stranger.ask("enter")["screen"] == "intro"
     with closing(sqlite3.connect(folder / VOTES)) as connection:
         assert connection.execute("SELECT count(*) FROM raters").fetchone() == (0,)  # who only looks is nobody
@@ -160,6 +160,8 @@ def test_only_the_invited_vote_where_raters_are_named(folder):
     assert ann.begin()["screen"] == "pair"
     with closing(sqlite3.connect(folder / VOTES)) as connection:
         assert "name that you were invited by" in connection.execute("SELECT text FROM consents").fetchone()[0]
+    everybody = VoteStore(folder, Settings(check_every=0))  # it is opened to all: the invited are still known by name
+    assert Rater(everybody, link=everybody.invite("bob")).ask("enter")["consent"] == "consent_named"
     for link in (None, "ann", store.new_rater(), ["x"], 7):
         stranger = Rater(store, link=link)
         assert stranger.ask("enter") == {"screen": "invited"} == stranger.ask("start", language="en")

@@ -254,7 +254,7 @@ def test_a_page_in_the_languages_of_its_raters(folder, serve, browser):
     page.get_by_role("button", name="Deutsch").click()
     page.click("#study-start")
     page.wait_for_function("document.querySelector('#study-left')?.disabled === false")
-    assert page.inner_text(".question h3") == "Wo sind die Hände besser?"
+    assert page.inner_text(".question h2") == "Wo sind die Hände besser?"
     assert page.inner_text("#study-bad") == "bad auf Deutsch"
     with closing(sqlite3.connect(folder / VOTES)) as connection:
         assert connection.execute("SELECT text, language FROM consents").fetchall() == [("consent auf Deutsch", "de")]
