@@ -49,6 +49,9 @@ def test_the_study(browser, ram, serve, size, theme):
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
     page = context.new_page()
     page.goto(f"{address}?__theme={theme}")
+    page.locator("#study-start").wait_for()
+    assert wrong(page) == []
+    page.locator("#study-start").click()
     page.locator("#study-left").wait_for()
     assert wrong(page) == []
     page.get_by_role("tab", name="Report").click()
