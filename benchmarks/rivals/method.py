@@ -20,7 +20,7 @@ class Method:
         n: images that are made for each one kept.
         best: whether the evaluators keep the best of the n; the first otherwise.
         steps: denoising steps.
-        options: what else the pipeline is called with.
+        options: what else the pipeline is called with; of a sampler only which kind of sampler it is.
         rungs: after which shares of them the worse half of the n is dropped (`successive_halving`); `None` for none.
         sampler: what makes the image in the place of the pipeline and its guidance, whose n is 1.
     """

@@ -36,7 +36,8 @@ def newer(search: GreedySearch, draws: NoiseSearch) -> dict[str, dict[str, Metho
         },
         "epsilon_greedy": {
             named("epsilon_greedy", scale, epsilon, radius): Method(
-                sampler=EpsilonGreedy(draws.of_noise, scale, epsilon, radius, rounds=4, candidates=4)
+                options=ANCESTRAL,
+                sampler=EpsilonGreedy(draws.of_noise, scale, epsilon, radius, rounds=4, candidates=4),
             )
             for scale in SCALES
             for epsilon in (0.4, 1.0)
@@ -49,7 +50,9 @@ def newer(search: GreedySearch, draws: NoiseSearch) -> dict[str, dict[str, Metho
         ("rollover_160", ((4, 4, 20), (8, 8, 10), (6, 8, 13))),
     ):
         table[label] = {
-            named(label, scale, quota, initial): Method(sampler=Rollover(panel, scale, quota, initial), steps=steps)
+            named(label, scale, quota, initial): Method(
+                sampler=Rollover(panel, scale, quota, initial), steps=steps, options=ANCESTRAL
+            )
             for scale in SCALES
             for quota, initial, steps in plans
         }
