@@ -3,6 +3,7 @@
     online-guidance benchmark pruning --json --quick
     online-guidance benchmark pruning --shape llava-1.5-7b --json
     online-guidance benchmark pruning --shape clip-vit-b-16 --json
+    online-guidance benchmark pruning --judge --json
 
 A budget is the share of visual tokens left after a method's last pruning; staged methods keep more in earlier layers,
 so compare methods by their FLOPs too. Questions are about combinations that training never saw, the same ones with and
@@ -10,7 +11,8 @@ without pruning, and intervals are over resampled questions. They are about two 
 tell, each object a good part of the picture, and clutter, where few of the tokens matter to a question. Every time is a
 ratio of runs with and without pruning in turns, with the least and the largest of them as range. ``--shape`` measures a
 genuine configuration with random numbers: cost does not depend on them (answers do, and are not looked at). Language
-models of that size take a GPU.
+models of that size take a GPU. ``--judge`` asks the embedded model about pictures of captions, as a judge does, and
+counts how often it prefers the same of two pictures with part of its tokens.
 """
 
 import json
@@ -35,6 +37,7 @@ from training.loop import hardware
 
 from .answers import Exam
 from .provenance import commit
+from .pruned_judge import measure_judge
 from .pruning_shapes import ENCODERS, SHAPES, build, inputs
 
 BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
@@ -221,7 +224,7 @@ def show(report: dict[str, Any]) -> None:
                 if "clutter" in cells:
                     numbers.insert(1, f"in clutter {cells['clutter']['exact_match_ratio']}")
                 print(f"{name:15} {budget:>4} % {size:8} {'  '.join(numbers)}")
-    for name, reason in report["skipped"].items():
+    for name, reason in report.get("skipped", {}).items():
         print(f"{name:15} skipped: {reason}")
 
 
@@ -234,6 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")
     parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights")
+    parser.add_argument("--judge", action="store_true", help="the embedded model as a judge of n / 10 pairs")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
@@ -245,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"`n` and `repeats` must be at least 1, got {questions} and {repeats}.")
         if args.shape and args.model:
             raise ValueError("`shape` has random weights: give it or `model`, not both.")
+        if args.judge and (args.shape or args.model):
+            raise ValueError("`judge` is the embedded model: give it without `shape` and `model`.")
         if args.shape and args.shape not in ENCODERS and not torch.cuda.is_available():
             raise ValueError(f"`shape` {args.shape} takes a CUDA GPU, and there is none.")
         if not args.shape and not (folder / "config.json").is_file():
@@ -252,7 +258,9 @@ def main(argv: list[str] | None = None) -> int:
                 "is no model folder" if args.model else "should hold the embedded model, which is not there: give one"
             )
             raise ValueError(f"`model` {str(folder)!r} {what}; there is no config.json in it.")
-        if args.shape:
+        if args.judge:
+            report = measure_judge(max(1, questions // 10), repeats)
+        elif args.shape:
             budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
             report = measure_shape(args.shape, repeats, "cuda" if torch.cuda.is_available() else "cpu", budgets)
         else:
