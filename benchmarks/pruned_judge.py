@@ -65,20 +65,23 @@ def measure_judge(captions: int, repeats: int) -> dict[str, Any]:
     whole, _ = judged()
     rows: dict[str, dict[str, Any]] = {name: {} for name in METHODS}
     plain_seconds = []
-    for name, budget in tqdm([(name, budget) for name in METHODS for budget in BUDGETS], mininterval=5):
-        spent = []
+    for name in tqdm(METHODS, mininterval=5):
+        spent: dict[str, list[tuple[float, float]]] = {budget: [] for budget in BUDGETS}
         for _ in range(repeats):
             _, plain = judged()
-            with prune(judge.model, name, keep=BUDGETS[budget]):
-                scores, pruned = judged()
-            spent.append((pruned, pruned / plain))
             plain_seconds.append(plain)
-        seconds, ratios = zip(*spent, strict=True)
-        rows[name][budget] = agreement(whole, scores) | {
-            "seconds_per_picture": round(statistics.median(seconds), 4),
-            "seconds_ratio": round(statistics.median(ratios), 4),
-            "seconds_range": [round(min(ratios), 4), round(max(ratios), 4)],
-        }
+            for budget, keep in BUDGETS.items():
+                with prune(judge.model, name, keep=keep):
+                    scores, pruned = judged()
+                spent[budget].append((pruned, pruned / plain))
+                rows[name][budget] = agreement(whole, scores)
+        for budget, times in spent.items():
+            seconds, ratios = zip(*times, strict=True)
+            rows[name][budget] |= {
+                "seconds_per_picture": round(statistics.median(seconds), 4),
+                "seconds_ratio": round(statistics.median(ratios), 4),
+                "seconds_range": [round(min(ratios), 4), round(max(ratios), 4)],
+            }
     return {
         "captions": captions,
         "questions": sum(len(questions_about(prompt)) for prompt in asked),

@@ -143,7 +143,7 @@ def zero_tprune(depth: int) -> TokenPruning:
     """
     layers = [min(max(1, round(n * depth / 12)), depth - 1) for n in (1, 3, 6, 9, 11)]
     keep = dict(zip(layers, (0.9, 0.8, 0.7, 0.6, 0.5), strict=True))
-    iterations = dict(zip(layers, (30, 5, 5, 1, 1), strict=True))
+    iterations = dict(zip(layers, (30, 30, 5, 5, 1), strict=True))
     return TokenPruning([WeightedPageRank(iterations)], keep, similar=0.5)
 
 

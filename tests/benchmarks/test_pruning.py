@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_lvlm import VISION, lvlm_weights
 
-from benchmarks import answers, pruning, pruning_shapes
+from benchmarks import answers, pruned_judge, pruning, pruning_shapes
 from tinyworld.questions import KINDS
 
 __all__ = ["lvlm_weights"]
@@ -146,3 +146,25 @@ def test_bad_arguments(arguments, message, monkeypatch, tmp_path, capsys):
     assert pruning.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_judge_that_sees_part_of_its_tokens(lvlm_weights, monkeypatch, capsys):
+    monkeypatch.setattr("tinyworld.WEIGHTS", lvlm_weights)
+    shown = torch.rand(4, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(pruned_judge, "pairs", lambda prompts: shown[: len(prompts)])
+    monkeypatch.setattr(pruned_judge, "BUDGETS", {"100": 1.0, "22": 0.22})
+    assert pruning.main(["--judge", "-n", "40", "--repeats", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["captions"] == 4 and {"commit", "hardware"} <= set(report)
+    for rows in report["presets"].values():
+        assert rows["100"]["correlation"] == 1 and rows["100"]["mean_difference"] == 0
+        assert rows["22"]["mean_difference"] > 0 and rows["22"]["seconds_per_picture"] > 0
+    assert pruning.main(["--judge", "--shape", "clip-vit-b-16"]) == 2
+    assert "`judge` is the embedded model" in capsys.readouterr().err
+
+
+def test_agreement_of_judges():
+    whole = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.505], [0.6, 0.4]])
+    pruned = np.array([[0.8, 0.2], [0.7, 0.1], [0.5, 0.4], [0.9, 0.0]])
+    found = pruned_judge.agreement(whole, pruned)
+    assert found["clear_pairs"] == 3 and found["same_preference"] == round(2 / 3, 4)
