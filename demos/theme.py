@@ -25,7 +25,7 @@ THEME = gr.themes.Base(
     block_label_background_fill_dark="transparent",
     block_label_border_width="0px",
     button_primary_background_fill="*primary_600",
-    button_primary_background_fill_hover="*primary_500",
+    button_primary_background_fill_hover="*primary_700",
     button_primary_text_color="white",
 )
 CSS = """
