@@ -15,7 +15,7 @@ from tinyworld import lvlm
 from tinyworld.scenes import make_scene
 
 from .. import ask
-from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
+from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live
 from .looks import Card, cards, status
 from .turns import Turns
 from .visits import Visits
@@ -171,7 +171,7 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
                     min_width=120,
                 )  # fmt: skip
             with gr.Row():
-                go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120)
+                go = gr.Button("Ask", variant="primary", interactive=False, elem_id="ask", min_width=120)
                 stop = gr.Button("Cancel", min_width=120)
         with gr.Column(scale=5, min_width=320, elem_classes="results"):
             line = gr.HTML(status("Ready."))
@@ -181,4 +181,5 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
     examples.click(example, examples, [image, question], **quiet)
     inputs = [image, question, method, share]
     button([go.click, question.submit], stop, does.answer, [visitor, *inputs], [line, shown])
+    entered.then(can_start, None, go, **quiet)
     entered.then(does.come, visitor, [*inputs, shown], **quiet)

@@ -66,7 +66,7 @@ def build(host: Host) -> tuple[dict[str, Any], list[Any]]:
     )
     parts["note"] = gr.Markdown(method_note(own.methods), elem_classes="note")
     with gr.Row():
-        parts["go"] = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
+        parts["go"] = gr.Button("Generate", variant="primary", interactive=False, elem_id="generate", min_width=120)
         parts["stop"] = gr.Button("Cancel", elem_id="cancel", min_width=120)
     with gr.Group():
         parts["seed"] = gr.Number(own.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")

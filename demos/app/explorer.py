@@ -14,7 +14,7 @@ from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 from ..generate import denoise
 from . import controls, plots
 from .host import EXAMPLES, Host
-from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
+from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live
 from .looks import Card, cards, status
 from .methods import METHODS, draws_noise, guidance_of
 from .runs import Watched
@@ -190,7 +190,7 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
             )  # fmt: skip
             method = gr.Radio([(METHODS[name].label, name) for name in offered], value=offered[0], label="Guidance")
             with gr.Row():
-                go = gr.Button("Explore", variant="primary", elem_id="explore", min_width=120)
+                go = gr.Button("Explore", variant="primary", interactive=False, elem_id="explore", min_width=120)
                 stop = gr.Button("Cancel", min_width=120)
             seed = gr.Number(0, label="Seed of the first picture", precision=0, minimum=0, maximum=MAX_SEED)
             steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps")
@@ -205,4 +205,5 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     button([go.click], stop, does.explore, [visitor, *inputs], [pictures, figure, line])
     examples.click(lambda index: "\n".join([*sets.values()][index]), examples, text, **quiet)
+    entered.then(can_start, None, go, **quiet)
     entered.then(does.come, visitor, [pictures, figure, line], **quiet)

@@ -136,6 +136,11 @@ def button(
     return ran
 
 
+def can_start() -> gr.Button:
+    """The button that starts a run, once it is known whose run it will be."""
+    return gr.Button(interactive=True)
+
+
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
     """What goes wrong inside is shown to the visitor as one sentence; what they could not have caused is logged too."""

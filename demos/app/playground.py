@@ -11,7 +11,7 @@ from .. import cut
 from . import advice, controls, plots, stage, why
 from .controls import settings_of, values_of
 from .host import Host
-from .live import Cancelled, Stop, Waiting, button, errors_as_messages, live
+from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live
 from .looks import status
 from .methods import METHODS
 from .runs import Picture, Progress, Run, cost, run
@@ -239,6 +239,7 @@ def _wire(
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     here = [visitor, parts["current"]]
     button([parts["go"].click], parts["stop"], does.generate, [visitor, parts["fresh"], *inputs], shown)
+    entered.then(can_start, None, parts["go"], **quiet)
     entered.then(does.come, [visitor, left], [parts["fresh"], *inputs, *shown], **quiet)
     everything = [parts["fresh"], *inputs]
     gr.on([part.change for part in everything], None, everything, left, js=KEEP, **quiet)

@@ -13,7 +13,8 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   event.stopPropagation();
   field.dispatchEvent(new Event('input', {bubbles: true}));
-  setTimeout(() => button.click());
+  const press = () => button.disabled ? setTimeout(press, 100) : button.click();
+  setTimeout(press);
 }, true);
 
 // --- the phone -------------------------------------------------------------------------------------------------
