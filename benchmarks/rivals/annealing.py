@@ -157,7 +157,7 @@ def train(pipe: Any, updates: int = 600, batch: int = 32, steps: int = STEPS, se
         terms = losses(model, network, clean, index, balance, g)
         pair = [(share * term).mean() for share, term in zip(shares, terms, strict=True)]
         keep = 0.0 if update == 0 else 0.99
-        means = [keep * mean + (1 - keep) * float(loss) for mean, loss in zip(means, pair, strict=True)]
+        means = [keep * mean + (1 - keep) * float(loss.detach()) for mean, loss in zip(means, pair, strict=True)]
         optimizer.zero_grad()
         (pair[0] + pair[1] * (means[0] / max(means[1], 1e-8))).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
