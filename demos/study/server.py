@@ -20,7 +20,8 @@ from ..attempts import Attempts
 from ..guard import visitor
 from ..manifest import inside
 from . import board, pictures, texts
-from .votes import View, VoteStore
+from .tasks import View
+from .votes import VoteStore
 
 PATH = "/study"
 BOARD = f"{PATH}/board"

@@ -13,53 +13,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..manifest import Manifest, open_database, transaction
 from . import schema
 from .settings import CHOICES, VOTES, Settings, kept
+from .tasks import Task, View, is_text
 
-__all__ = ["CHOICES", "VOTES", "Settings", "Task", "View", "VoteStore", "is_text", "kept"]
+__all__ = ["CHOICES", "VOTES", "Settings", "VoteStore", "kept"]
 
 OPEN = 900  # seconds for which a pair that was shown counts as one that will be voted on
 PACE, PACES = 8.0, 20  # seconds that a question takes, until so many votes say it
-
-
-@dataclass(frozen=True)
-class Task:
-    """A question about a pair.
-
-    Attributes:
-        assignment: of this pair to this rater.
-        left, right: files, relative to the study's folder.
-        check: the side of the spoilt picture in an attention check, `None` for a pair that counts.
-        choice: what this rater chose before, `None` for nothing yet.
-    """
-
-    assignment: int
-    prompt: str
-    question: str
-    left: str
-    right: str
-    check: str | None = None
-    choice: str | None = None
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return self.assignment, self.question
-
-
-@dataclass(frozen=True)
-class View:
-    """What a rater has before them: a task, `None` after the last; its place among all that they have had; on how many
-    pairs they have voted, of at most how many."""
-
-    task: Task | None
-    place: int
-    done: int
-    pairs: int
 
 
 class VoteStore:
@@ -319,8 +284,3 @@ class VoteStore:
         add = "INSERT INTO assignments (rater, pair, a_is_left, is_check, created) VALUES (?, ?, ?, ?, ?)"
         self._connection.execute(add, (rater, pair[0], random.random() < 0.5, check, now))
         return True
-
-
-def is_text(prompt: str) -> bool:
-    """Whether `prompt` has words in quotation marks, as those have that ask for writing."""
-    return prompt.count('"') >= 2 or any(mark in prompt for mark in "“”«»„")

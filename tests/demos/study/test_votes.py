@@ -10,7 +10,8 @@ import pytest
 from study_folder import METHODS, PROMPTS, make
 
 from commands.prompts import Prompt
-from demos.study.votes import OPEN, PACE, VOTES, Settings, VoteStore, is_text, kept
+from demos.study.tasks import is_text
+from demos.study.votes import OPEN, PACE, VOTES, Settings, VoteStore, kept
 
 
 @pytest.fixture
