@@ -11,7 +11,7 @@ from pipelines import DynamicGuidanceStableDiffusionPipeline
 from . import WEIGHTS
 
 PANEL = ("clip", "discriminator", "reward")
-SCALES = (2.0, 3.5, 5.0, 7.0, 10.0, 14.0)
+SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 
 
