@@ -1,6 +1,7 @@
 """Makes docs/first_light.png of what `online-guidance generate` wrote: each picture beside its schedule.
 
-online-guidance generate "two red circles above a blue square" "three green triangles" "a yellow star"
+online-guidance generate "two red circles above a blue square" "three green triangles" \\
+    'a yellow sign saying "CAB"'
 python docs/first_light.py outputs
 """
 
