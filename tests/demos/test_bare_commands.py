@@ -3,7 +3,6 @@ in a cache of the hub in its real layout, and there is no network."""
 
 import functools
 import json
-import threading
 
 import hosts_flow
 import pytest
@@ -17,7 +16,8 @@ from tiny import BUILDERS, DIM, flow_vae
 import tinyworld
 from demos import batch, generate
 from demos.app import command as app
-from demos.app.playground import generate as play
+from demos.app.runs import run
+from demos.app.settings import Settings
 from demos.manifest import Manifest
 from evaluators import LRM
 from guidance import GuidanceTrace
@@ -118,9 +118,11 @@ def test_app(model, offline_hub, host):
     app.generate.check_late(args)
     shared = app.load_host(args)
     assert list(shared.default.evaluators) == ["open_clip", "aesthetic"] and not shared.embedded
-    *_, last = play(shared, threading.Event(), PROMPT, 0, 2, 3.0, "0, 100", 1, 1, 1.0, 1.0)
-    check(last[-1].trace)
-    assert last[0].size == last[1].size
+    weights = tuple((name, 1.0) for name in shared.default.evaluators)
+    asked = Settings(PROMPT, steps=2, static=3.0, scales=(0.0, 100.0), weights=weights)
+    ((dynamic, static),) = run(shared, asked, lambda progress: None).rows
+    check(dynamic.trace)
+    assert dynamic.image.size == static.image.size
 
 
 slow = pytest.mark.slow
