@@ -55,7 +55,7 @@ def fetched(tmp_path, monkeypatch):
 def app_page(host, lvlm_weights, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     page = app.build(host, Reader(*lvlm.load(lvlm_weights / "lvlm"), lvlm.MAX_NEW_TOKENS))
-    yield app.serve(page, "127.0.0.1", None)
+    yield app.serve(page, "127.0.0.1", None)[0]
     page.close()
 
 
