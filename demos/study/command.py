@@ -7,9 +7,7 @@ online-guidance study --votes-for 53.8
 """
 
 import argparse
-import getpass
 import os
-import secrets
 import socket
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from urllib.parse import urlsplit
 from commands.arguments import port, positive
 from commands.parser import Parser
 
+from .. import password as passwords
 from . import texts
 from .settings import CHOICES, Settings, kept
 
@@ -113,20 +112,10 @@ def asked(args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
     return before | own | {"named": not args.anyone and bool(args.raters or before.get("named"))}
 
 
-def ask_password(args: argparse.Namespace) -> str:
-    """From the environment or the terminal: one on the command line would be seen by every user of the machine."""
-    password = os.environ.get(PASSWORD) or (getpass.getpass("Password for visitors: ") if sys.stdin.isatty() else "")
-    if not password:
-        args.error(f"argument --password: set {PASSWORD}, there is no terminal to ask for it")
-    return password
-
-
 def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = False) -> str:
     """Serves the page in threads of its own; returns the address that visitors reach it at."""
     from .. import guard
-
-    def is_right(user: str, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), (password or "").encode())
+    from ..theme import CSS, THEME
 
     local, shared = guard.serve(
         page.queue(max_size=256),
@@ -134,10 +123,12 @@ def serve(page, args: argparse.Namespace, password: str | None, quiet: bool = Fa
         args.port or None,
         guard.Access(guard.names_of(args.host, args.name), NOT_SERVED, password is not None),
         share=args.share,
-        auth=is_right if password is not None else None,
-        auth_message="Any name, and the password that you were given. After three wrong ones, wait: longer each time.",
+        auth=None if password is None else passwords.check(password),
+        auth_message=passwords.MESSAGE,
         quiet=quiet,
         max_file_size="1kb",  # there is nothing to upload
+        theme=THEME,
+        css=CSS,
     )
     if args.share and not shared:  # Gradio goes on at an address of this machine, which nobody who has a link can open
         page.close()
@@ -188,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
             args.error(f"argument study: {error}")
         print(report_page.text(summary), *paths, sep="\n")
         return
-    password = ask_password(args) if args.password else None
+    password = passwords.ask(args, PASSWORD) if args.password else None
     with tempfile.TemporaryDirectory(prefix="study-") as cache:
         os.environ["GRADIO_TEMP_DIR"] = cache  # the default is a folder that all Gradio apps of a machine share
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -10,6 +10,7 @@ from study_folder import make
 from demos.study import command as study
 from demos.study import page as study_page
 from demos.study.votes import Settings, VoteStore
+from demos.theme import CSS, THEME
 
 ROUTES = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/GRADIO_API/FILE=")
 
@@ -63,6 +64,12 @@ def test_nothing_is_served_but_the_page(served, folder):
         assert upload.status_code == 403
         names = client.get("/gradio_api/info").json()
         assert names["named_endpoints"] == {}
+
+
+def test_it_looks_like_the_app(folder, serve):
+    with httpx.Client(base_url=serve(folder), trust_env=False, timeout=120) as client:
+        assert client.get("/theme.css").text == THEME._get_theme_css()
+        assert CSS.strip() in client.get("/config").json()["css"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
