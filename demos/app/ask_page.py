@@ -1,6 +1,7 @@
 """The Ask tab: a question about a picture, answered with all visual tokens and with most of them pruned."""
 
 import html
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,14 @@ class Reader:
     processor: Any
     max_new_tokens: int = MAX_ANSWER
     turns: Turns = field(default_factory=Turns)
+
+
+# Gradio has checked that the file is an upload; it would also open it, before any check of ours. A class, for Gradio
+# makes copies of components; by ABCMeta, for Gradio's own metaclass writes a file beside the source of each subclass;
+# and by this name, for the browser draws a component by that.
+Upload: Any = ABCMeta.__new__(
+    type(gr.Image), "Image", (gr.Image,), {"preprocess": lambda self, payload: payload and payload.path}
+)
 
 
 def open_upload(path: str | Path | None) -> Image.Image:
@@ -148,7 +157,7 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
     does = Asking(reader, visits)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300, elem_classes="controls"):
-            image = gr.Image(
+            image = Upload(
                 label="Picture",
                 type="filepath",
                 image_mode=None,
@@ -156,8 +165,6 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
                 elem_id="picture",
                 elem_classes="picture",
             )
-            # Gradio has checked that the file is an upload; it would also open it, before any check of ours.
-            image.preprocess = lambda payload: payload and payload.path
             draw = gr.Button("Draw a scene", size="sm", elem_id="draw")
             question = gr.Textbox(label="Question", max_length=MAX_QUESTION, elem_id="question")
             examples = gr.Dataset(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from demos.app import playground
 from docs import screenshots
+from tinyworld.pipeline import SCALES
 from tinyworld.scenes import make_scene
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
@@ -32,7 +33,7 @@ def test_generate_see_the_plot_choose_a_step(browser, address):
         assert page.locator(f"#stage .{side} img").evaluate("image => image.naturalWidth") == 64
     assert page.locator("#schedule .heatmaplayer .hm").count() == 4  # clip, discriminator, reward, combined
     first = step_of(page)
-    assert page.locator("#candidates .card").count() == 6
+    assert page.locator("#candidates .card").count() == len(SCALES)
     assert page.locator("#candidates .card mark").inner_text() == "chosen"
     screenshots.shoot(page, OUT / "playground.png")
 

@@ -158,8 +158,9 @@ def test_slider_and_large(browser, address):
     page.keyboard.press("Home")
     for _ in range(10):
         page.keyboard.press("ArrowRight")
-    clip = page.locator("#stage .right .open").evaluate("one => getComputedStyle(one).clipPath")
-    assert clip == "inset(0px 0px 0px 10%)"
+    page.wait_for_function(  # it glides there
+        "getComputedStyle(document.querySelector('#stage .right .open')).clipPath === 'inset(0px 0px 0px 10%)'"
+    )
     screenshots.shoot(page, OUT / "playground_slider.png")
     page.get_by_role("button", name="Side by side").click()
     page.locator("#stage .left .open").click()
