@@ -16,23 +16,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-
 from commands.parser import Parser
 from guidance import CFGPlusPlus, FeynmanKac, GreedySearch, Static
 from guidance.panel import Panel
 from pipelines import TinyWorldPipeline
 from tinyworld.recipes.data import captions_of
 from training.loop import hardware
-from training.quick import quicken
 
 from . import rivals
 from .metrics import paired_bootstrap
 from .pictures import folder, pending, run
 from .progress import progress
 from .provenance import commit
-from .quality import VALIDATION_SEED, read_prompts, tune
+from .quality import VALIDATION_SEED, prepare, read_prompts, tune
 from .rivals import ANCESTRAL, Method, named
 from .rivals.epsilon_greedy import EpsilonGreedy
 from .rivals.foresight import Foresight
@@ -168,14 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    if args.compile:
-        quicken(pipe)
-        args.work = folder(args.work, "compiled")
-    else:
-        for module in (pipe.unet, pipe.vae):
-            module.to(memory_format=torch.channels_last)
-    pipe.set_progress_bar_config(disable=True)
-    diffusers.utils.logging.set_verbosity_error()
+    prepare(pipe, args)
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))

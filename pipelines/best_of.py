@@ -96,9 +96,13 @@ def best_of(
 
     scores, _ = panel.ask(candidates, lambda space: 0.0, prompts, 0.0)
     chosen = preferred(scores).cpu()
-    kept = (torch.arange(len(prompts)) * n + chosen).tolist()
-    images = [images[i] for i in kept] if isinstance(images, list) else images[kept]
-    return BestOf(images, chosen, scores, rows / len(prompts))
+    return BestOf(pick(images, chosen, n), chosen, scores, rows / len(prompts))
+
+
+def pick(images: Any, chosen: torch.Tensor, n: int) -> Any:
+    """Of `n` images of each prompt the `chosen` ones ``(prompts,)``: from a list, an array or a tensor."""
+    kept = (torch.arange(len(chosen)) * n + chosen).tolist()
+    return [images[i] for i in kept] if isinstance(images, list) else images[kept]
 
 
 def check_arguments(

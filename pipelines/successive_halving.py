@@ -17,7 +17,7 @@ from guidance.panel import Panel, preferred
 from guidance.sampling import GuidedSampling
 from guidance.schedulers import denoised
 
-from .best_of import BestOf, check_arguments
+from .best_of import BestOf, check_arguments, pick
 from .caller import calling_frame, known_to
 from .hosts import denoisers, host_of
 from .patch import indivisible, named, patch, take_rows
@@ -80,9 +80,7 @@ def successive_halving(
         for undo_one in reversed(undo):
             undo_one()
     chosen, scores = race.finish()
-    kept = (torch.arange(len(prompts)) * n + chosen).tolist()
-    images = [images[i] for i in kept] if isinstance(images, list) else images[kept]
-    return BestOf(images, chosen, scores, race.rows / len(prompts))
+    return BestOf(pick(images, chosen, n), chosen, scores, race.rows / len(prompts))
 
 
 class Race:
