@@ -11,7 +11,7 @@ function begin() {
   const sides = ['left', 'right'];
   const pictures = sides.map((side) => find(`#study-zoom-${side} img`));
   const zoomed = find('.study-zoomed');
-  let rater = invited ?? remember(), language = spoken(), screen = {}, busy = false, last = null;
+  let rater = invited, language = spoken(), screen = {}, busy = false, last = null;
 
   function remember(value) {
     try {  // a browser may have none
@@ -122,7 +122,7 @@ function begin() {
     find('.study-languages').append(button);
   });
   answers.forEach((button) => button.addEventListener('click', () => ask('vote', {choice: button.dataset.choice})));
-  find('#study-start').addEventListener('click', () => ask('start', {language}));
+  find('#study-start').addEventListener('click', () => ask('start', {language, kept: remember()}));
   find('#study-back').addEventListener('click', () => ask('back'));
   find('#study-again').addEventListener('click', () => ask(...last));
   sides.forEach((side) => find('#study-zoom-' + side).addEventListener('click', () => enlarge(side)));
@@ -146,5 +146,5 @@ function begin() {
   }
   document.removeEventListener('keydown', window.studyKeys);  // of this part when it was on the screen before
   document.addEventListener('keydown', window.studyKeys = press);
-  ask('enter');
+  ask('enter', {kept: remember()});
 }

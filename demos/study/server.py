@@ -73,10 +73,15 @@ class Sitting:
         self.texts = texts.whole(self.settings.texts, self.settings.questions)
         self.begun: dict[str, list[float]] = {}  # addresses, and when new raters came from them; kept nowhere else
 
+    def who(self, said: dict[str, Any]) -> str | None:
+        """Who comes: by the link that they were sent, or where it leads to nobody, whom their browser has kept."""
+        given = (said.get("rater"), said.get("kept"))
+        return next((rater for rater in given if isinstance(rater, str) and self.store.knows(rater)), None)
+
     def enter(self, said: dict[str, Any]) -> dict[str, Any]:
-        """A rater comes, by the link that they were sent or back in the same browser."""
-        rater = said.get("rater")
-        if not isinstance(rater, str) or not self.store.knows(rater):
+        """A rater comes, perhaps again."""
+        rater = self.who(said)
+        if rater is None:
             return {"screen": "invited"} if self.settings.named else self.introduction(None)
         return self.screen(rater, self.store.view(rater)) if self.store.agreed(rater) else self.introduction(rater)
 
@@ -91,10 +96,10 @@ class Sitting:
 
     def start(self, said: dict[str, Any], address: str) -> dict[str, Any]:
         """A rater agrees; somebody new becomes one."""
-        rater, language = said.get("rater"), said.get("language")
+        rater, language = self.who(said), said.get("language")
         if language not in self.texts:
             raise ValueError(f"`language` must be one of {', '.join(self.texts)}.")
-        if not isinstance(rater, str) or not self.store.knows(rater):
+        if rater is None:
             if self.settings.named:
                 return {"screen": "invited"}
             if self.is_full(address):

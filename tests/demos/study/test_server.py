@@ -168,6 +168,21 @@ def test_only_the_invited_vote_where_raters_are_named(folder):
         assert "has not begun" in stranger.ask("vote", 400, shown=ann.screen["shown"], choice="left")
 
 
+def test_a_link_that_leads_to_nobody_makes_one_rater_of_a_browser(folder):
+    store = VoteStore(folder, Settings(check_every=0))
+    first = Rater(store, link="cut short")
+    first.begin()
+    again = Rater(store, link="cut short")  # loaded again: the browser has kept who they became
+    assert again.ask("enter", kept=first.rater)["shown"] == first.screen["shown"]
+    assert again.ask("start", kept=first.rater, language="en")["rater"] == first.rater == again.rater
+    with closing(sqlite3.connect(folder / VOTES)) as connection:
+        assert connection.execute("SELECT id FROM raters").fetchall() == [(first.rater,)]
+    ann = Rater(store, link=store.invite("ann"))  # a link that does lead to somebody goes before what is kept
+    assert ann.ask("enter", kept=first.rater)["consent"] == "consent_named"
+    assert ann.ask("start", kept=first.rater, language="en")["rater"] != first.rater
+    assert Rater(store, link="cut short").ask("enter", kept=["x"])["screen"] == "intro"
+
+
 def test_a_network_has_a_quota_of_new_raters(folder, monkeypatch):
     store = VoteStore(folder, Settings(check_every=0, raters_per_address=2))
     app = Starlette(routes=server.routes(store))

@@ -235,6 +235,19 @@ def test_a_vote_that_does_not_arrive_is_tried_again(folder, address, browser):
     assert votes(folder) == {before: "bad"}
 
 
+def test_a_link_that_leads_to_nobody_is_one_rater(folder, address, browser):
+    page = browser.new_page()
+    begin(page, f"{address}?rater=cut-short")
+    after(page, lambda: page.click("#study-left"))
+    second = shown(page)
+    for _ in range(2):
+        page.reload()
+        page.wait_for_function("document.querySelector('#study-left')?.disabled === false")
+        assert shown(page) == second
+    with closing(sqlite3.connect(folder / VOTES)) as connection:
+        assert connection.execute("SELECT count(*) FROM raters").fetchone() == (1,)
+
+
 def test_a_page_in_the_languages_of_its_raters(folder, serve, browser):
     from demos.study import texts
 
