@@ -3,6 +3,7 @@
 import html
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from tinyworld import lvlm
 from tinyworld.scenes import make_scene
 
 from .. import ask
+from . import controls
 from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live
 from .looks import Card, cards, status
 from .turns import Turns
 from .visits import Visits
 
-WHERE = "ask"
+WHERE, PICTURE = "ask", "picture"
 MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 METHODS = tuple(name for name in TOKEN_PRESETS if name != "zero-tprune")  # that one is for encoders alone
@@ -111,17 +113,36 @@ class Asking:
                 for update in live(reader.turns, stop, work):
                     done = not isinstance(update, Waiting) and update.startswith("<")
                     if done:
-                        seen = (image, question, method, share, update)
-                        self.visits.add(visitor, WHERE, seen, 3 * image.width * image.height, 1)
+                        self.visits.add(visitor, WHERE, update, len(update), 1)
                     yield status("Answered." if done else str(update)), update if done else ""
             except Cancelled:
                 if not stop.replaced:
                     yield status("Cancelled."), ""
 
-    def come(self, visitor: Any) -> tuple:
-        """What a visitor had asked before they loaded the page again: picture, question, method, share, answer."""
-        made = self.visits.made(visitor, WHERE)
-        return made[-1].what if made else (gr.skip(),) * 5
+    def look(self, visitor: Any, path: Any) -> None:
+        """Keeps the picture that a visitor has before them now, if it is one. The file of an upload goes earlier."""
+        image = None
+        with suppress(ValueError):  # said when it is asked about
+            image = open_upload(path)
+        size = 3 * image.width * image.height if image else 0
+        with errors_as_messages():
+            self.visits.add(visitor, PICTURE, image, size, 1)
+
+    def come(self, visitor: Any, values: Any) -> tuple:
+        """A visitor comes, or loads the page again: picture, question, method and share as they left them, and what
+        was answered last."""
+        seen, told = (self.visits.made(visitor, where) for where in (PICTURE, WHERE))
+        picture, answered = (made[-1].what if made else gr.skip() for made in (seen, told))
+        return picture, *self.left(values), answered
+
+    def left(self, values: Any) -> list[Any]:
+        """Question, method and share from what the browser kept; as they stand, where these are none of this page's."""
+        try:
+            question, method, share = values
+        except (TypeError, ValueError):
+            return [gr.skip()] * 3
+        sound = isinstance(question, str) and method in METHODS and isinstance(share, str)
+        return values if sound else [gr.skip()] * 3
 
 
 def result(whole: str, pruned: str, ratio: float, shown: list[tuple[str, int, Image.Image]]) -> str:
@@ -161,6 +182,7 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
                 label="Picture",
                 type="filepath",
                 image_mode=None,
+                format="png",  # WebP would lose what the model is asked about
                 sources=["upload", "clipboard"],
                 elem_id="picture",
                 elem_classes="picture",
@@ -189,4 +211,5 @@ def tab(reader: Reader, visits: Visits, visitor: gr.BrowserState, entered: Any) 
     inputs = [image, question, method, share]
     button([go.click, question.submit], stop, does.answer, [visitor, *inputs], [line, shown])
     entered.then(can_start, None, go, **quiet)
-    entered.then(does.come, visitor, [*inputs, shown], **quiet)
+    image.change(does.look, [visitor, image], None, **quiet)
+    entered.then(does.come, [visitor, controls.kept(inputs[1:], WHERE)], [*inputs, shown], **quiet)

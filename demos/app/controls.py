@@ -25,6 +25,7 @@ NAMES = (
     *("prompt", "methods", "seed", "pictures", "steps", "static", "negative", "sampler", "width", "height"),
     *("scales", "every", "draws", "tolerance"),
 )
+KEEP = "(...values) => [values]"
 LAST_TWO = "(chosen) => [chosen.slice(-2)]"
 RANDOM = f"() => Math.floor(Math.random() * {2**31})"
 
@@ -42,6 +43,13 @@ def values_of(host: Host, settings: Settings) -> list[Any]:
     told |= {"methods": list(settings.methods), "scales": ", ".join(f"{scale:g}" for scale in settings.scales)}
     weights = dict(settings.weights)
     return [*told.values(), *(weights[name] for name in host.default.evaluators)]
+
+
+def kept(parts: Sequence[Any], where: str) -> gr.BrowserState:
+    """What the browser keeps of inputs as they are left there, in their order; nothing as long as none was changed."""
+    left = gr.BrowserState(storage_key=f"online-guidance-{where}", secret=where)
+    gr.on([part.change for part in parts], None, parts, left, js=KEEP, api_visibility="private", show_progress="hidden")
+    return left
 
 
 def method_note(chosen: Sequence[str]) -> str:

@@ -23,11 +23,13 @@ from .visits import Files
 
 WHERE = "explorer"
 BATCH, MAX_PROMPTS, MAX_EACH = 4, 60, 12
+INPUTS = 10  # and a weight for each evaluator
 SETS = {
     "One to five circles": ["one red circle", *(f"{n} red circles" for n in ("two", "three", "four", "five"))],
     "Where things are": [f"a blue star {side} a pink ring" for side in ("left of", "right of", "above", "below")],
     "Signs": ['a red sign saying "CAB"', 'a blue sign saying "HEN"', 'a green sign saying "TO"'],
 }
+LABELS = {"binding": "one object", "two_kind": "two kinds", "text": "word"}  # the others are called what they are
 READY = "Ready. Every prompt has noise of its own."
 
 
@@ -83,9 +85,7 @@ class Explorer:
         with errors_as_messages():
             seed = whole(seed, "Seed", 0, MAX_SEED)
             jobs = prompts_of(text, categories, each, seed)
-            settings = host.checked(searched(host, jobs[0][1], steps, method, search))
-            if METHODS[method].made > 1:
-                raise ValueError(f"{METHODS[method].label} is of the Playground")
+            settings = searched(host, jobs[0][1], steps, method, search)
             guidance = guidance_of(method, settings, host.default.evaluators)
             noises = 1 + draws_noise(settings, host.default.evaluators)
             found: list[tuple[str, Files, int]] = []
@@ -121,19 +121,32 @@ class Explorer:
             one = batch.trace.sample(row)
             told = replace(settings, prompt=line, seed=seed).metadata(method, seed, self.host.model)
             pictures.append((image, one, told, method))
-            scales[category].append(one.scales[:, 0].tolist())
+            scales[LABELS.get(category, category)].append(one.scales[:, 0].tolist())
         most = -(-MAX_PROMPTS // BATCH)
         size = sum(3 * image.width * image.height for image in batch.images)
         kept = self.host.visits.add(visitor, f"{WHERE}-pictures", None, size, most, pictures)
         found += [(line, file, seed) for (_, line), file, seed in zip(batch.jobs, kept.files, batch.seeds, strict=True)]
 
-    def come(self, visitor: Any) -> tuple:
-        """What a visitor had explored before they loaded the page again."""
+    def come(self, visitor: Any, values: Any) -> tuple:
+        """A visitor comes, or loads the page again: the inputs as they left them, and what they had explored."""
         made = self.host.visits.made(visitor, WHERE)
         if not made:
-            return gr.skip(), gr.skip(), gr.skip()
+            return *self.left(values), gr.skip(), gr.skip(), gr.skip()
         shown, scales, count = made[-1].what
-        return shown, plots.mean_schedules(scales), status(f"{count} pictures", count, count)
+        return *self.left(values), shown, plots.mean_schedules(scales), status(f"{count} pictures", count, count)
+
+    def left(self, values: Any) -> list[Any]:
+        """The inputs from what the browser kept; as they stand, where these are none of this page's."""
+        host = self.host
+        try:
+            text, categories, each, seed, steps, method, *search = values
+            whole(each, "Prompts of each category", 1, MAX_EACH), whole(seed, "Seed", 0, MAX_SEED)
+            searched(host, host.settings.prompt, steps, method, search)
+            if not isinstance(text, str) or not set(categories) <= set(CATEGORIES):
+                raise ValueError("Prompts, or their categories")
+        except (TypeError, ValueError):
+            return [gr.skip() for _ in range(INPUTS + len(host.default.evaluators))]
+        return values
 
 
 class Batch:
@@ -146,13 +159,21 @@ class Batch:
 
 
 def searched(host: Host, text: str, steps: Any, method: Any, search: tuple) -> Settings:
-    """The settings of the guidance of an exploration, unchecked."""
+    """The settings of the guidance of an exploration.
+
+    Raises:
+        ValueError: something cannot be used, in words for the visitor.
+    """
     scales, every, draws, tolerance, *weights = search
     weighted = tuple(zip(host.default.evaluators, weights, strict=True))
-    return replace(
+    given = replace(
         host.settings, prompt=text, methods=(method,), steps=steps, scales=scales, every=every, draws=draws,
         tolerance=tolerance, weights=weighted,
     )  # fmt: skip
+    found = host.checked(given)
+    if METHODS[method].made > 1:
+        raise ValueError(f"{METHODS[method].label} is of the Playground")
+    return found
 
 
 def gallery(found: list[tuple[str, Files, int]]) -> str:
@@ -170,7 +191,7 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300, elem_classes="controls"):
             categories = gr.CheckboxGroup(
-                [(name.replace("_", " "), name) for name in CATEGORIES],
+                [(LABELS.get(name, name), name) for name in CATEGORIES],
                 value=["binding", "count", "relation"] * host.embedded,
                 label="Categories",
                 visible=host.embedded,
@@ -193,7 +214,7 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
                 go = gr.Button("Explore", variant="primary", interactive=False, elem_id="explore", min_width=120)
                 stop = gr.Button("Cancel", min_width=120)
             seed = gr.Number(0, label="Seed of the first picture", precision=0, minimum=0, maximum=MAX_SEED)
-            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps")
+            steps = gr.Slider(2, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="explorer-steps")
             with gr.Accordion("Of the guidance", open=False):
                 search = controls.search(host, "explorer-")
         with gr.Column(scale=5, min_width=320, elem_classes="results"):
@@ -206,4 +227,4 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
     button([go.click], stop, does.explore, [visitor, *inputs], [pictures, figure, line])
     examples.click(lambda index: "\n".join([*sets.values()][index]), examples, text, **quiet)
     entered.then(can_start, None, go, **quiet)
-    entered.then(does.come, visitor, [pictures, figure, line], **quiet)
+    entered.then(does.come, [visitor, controls.kept(inputs, WHERE)], [*inputs, pictures, figure, line], **quiet)

@@ -21,7 +21,6 @@ from .visits import MAX_RUNS, Kept
 WHERE = "playground"
 VIEW = ("seed", "advice", "stage", "line", "why", "explained", "figure", "step", "cards", "history", "current")
 MARK = "(step) => window.markStep(step)"
-KEEP = "(...values) => [values]"
 
 
 def view(**shown: Any) -> tuple:
@@ -201,8 +200,7 @@ def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
             parts |= _results()
     parts["current"] = gr.State()
     shown = [parts[name] for name in VIEW]
-    left = gr.BrowserState(storage_key="online-guidance-inputs", secret=WHERE)
-    _wire(does, entered, visitor, left, parts, inputs, shown)
+    _wire(does, entered, visitor, parts, inputs, shown)
 
 
 def _results() -> dict[str, Any]:
@@ -231,7 +229,6 @@ def _wire(
     does: Playground,
     entered: Any,
     visitor: gr.BrowserState,
-    left: gr.BrowserState,
     parts: dict[str, Any],
     inputs: list[Any],
     shown: list[Any],
@@ -240,9 +237,8 @@ def _wire(
     here = [visitor, parts["current"]]
     button([parts["go"].click], parts["stop"], does.generate, [visitor, parts["fresh"], *inputs], shown)
     entered.then(can_start, None, parts["go"], **quiet)
-    entered.then(does.come, [visitor, left], [parts["fresh"], *inputs, *shown], **quiet)
     everything = [parts["fresh"], *inputs]
-    gr.on([part.change for part in everything], None, everything, left, js=KEEP, **quiet)
+    entered.then(does.come, [visitor, controls.kept(everything, WHERE)], [*everything, *shown], **quiet)
     parts["prompt"].change(does.advise, parts["prompt"], parts["advice"], trigger_mode="always_last", **quiet)
     parts["methods"].input(None, parts["methods"], parts["methods"], js=controls.LAST_TWO, **quiet)
     parts["methods"].change(controls.method_note, parts["methods"], parts["note"], **quiet)

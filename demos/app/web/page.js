@@ -17,6 +17,19 @@ document.addEventListener('keydown', (event) => {
   setTimeout(press);
 }, true);
 
+// --- a page that is loaded again -------------------------------------------------------------------------------
+// It shows the tab that it was left at.
+const tabs = () => [...document.querySelector('[role=tablist]')?.querySelectorAll('[role=tab]') ?? []];
+document.addEventListener('click', (event) => {
+  const tab = event.target.closest?.('[role=tab]');
+  if (tabs().includes(tab)) sessionStorage.setItem('tab', tab.textContent.trim());
+});
+new MutationObserver((_, watch) => {
+  if (!tabs().length) return;
+  watch.disconnect();
+  tabs().find((tab) => tab.textContent.trim() === sessionStorage.getItem('tab'))?.click();
+}).observe(document, {childList: true, subtree: true});
+
 // --- the phone -------------------------------------------------------------------------------------------------
 // There the result lies below the controls: the page goes to it.
 const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;

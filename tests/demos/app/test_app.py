@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 from study_folder import make
 
 from demos.app import command as app
-from demos.app.ask_page import Reader
+from demos.app.ask_page import Asking, Reader
+from demos.app.explorer import Explorer
+from demos.app.live import Stop
 from demos.study.votes import Settings, VoteStore
 from tinyworld import lvlm
 
@@ -65,7 +67,7 @@ def call(address, page, data):
     """The events of the queue for a question to the Ask tab."""
     (button,) = [number for number, block in page.blocks.items() if block.elem_id == "ask"]
     (begin,) = [f._id for f in page.fns.values() if (button, "click") in f.targets]
-    (run,) = [f._id for f in page.fns.values() if "picture" in [block.elem_id for block in f.inputs]]
+    (run,) = [f._id for f in page.fns.values() if {"picture", "question"} <= {block.elem_id for block in f.inputs}]
     session, secret = uuid.uuid4().hex, "x" * 22
     for path, values, fn in (("run/predict", [None], begin), ("queue/join", [None, secret, *data], run)):
         body = json.dumps({"data": values, "fn_index": fn, "session_hash": session}).encode()
@@ -192,16 +194,32 @@ def test_bad_input(embedded, tmp_path, capfd, case):
     assert not list((tmp_path.parent).glob("online-guidance-*"))
 
 
-def test_foreign_model(folder, tmp_path, monkeypatch):
+def test_every_tab_with_models_of_ones_own(folder, lvlm_weights, tmp_path, monkeypatch):
     from evaluators import LatentDiscriminator
 
     LatentDiscriminator(4).save_pretrained(tmp_path / "evaluator")
     arguments = ["--model", str(folder("sd")), "--evaluators", f"discriminator={tmp_path / 'evaluator'}"]
-    args = app.parse(arguments)
+    args = app.parse([*arguments, "--lvlm", str(lvlm_weights / "lvlm")])
     app.generate.check_late(args)
     host = app.load_host(args)
     assert not host.embedded and list(host.default.evaluators) == ["discriminator"]
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    _, made = Visitor(host).finish(prompt="a fox", steps=2, scales=(2.0, 4.0))
+    reader, visitor = app.load_reader(args), Visitor(host)
+    app.build(host, reader)
+
+    stop, said = Stop(), []
+    for update in visitor.generate(stop, prompt="a fox", steps=50, scales=(2.0, 4.0)):
+        said.append(update.get("line", ""))
+        if "step 1 of 50" in said[-1]:
+            stop.set()
+    assert "Cancelled" in said[-1] and not any("step 50" in line for line in said)
+    guidance = ("dynamic", "2, 4", 1, 2, 0.2, 1.0)
+    *_, (cards, _, line) = Explorer(host).explore(Stop(), visitor.secret, "a fox\na cat", [], 1, 0, 2, *guidance)
+    assert "2 of 2" in line and cards.count("<figure") == 2
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    asked = Asking(reader, host.visits).answer(Stop(), visitor.secret, tmp_path / "red.png", "what?", "random", "")
+    assert "Answered" in [*asked][-1][0]
+
+    _, made = visitor.finish(prompt="a fox", steps=2, scales=(2.0, 4.0))
     assert set(made.rows[0][0].trace.scales[:, 0].tolist()) <= {2.0, 4.0}
     assert made.rows[0][0].image.size == made.rows[0][1].image.size

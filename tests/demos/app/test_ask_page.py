@@ -8,10 +8,12 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from app_inputs import is_kept
 from PIL import Image
 from small_lvlm import lvlm_weights
 
 from demos import ask
+from demos.app import ask_page
 from demos.app.ask_page import EXAMPLES, Asking, Reader, example, open_upload, scene
 from demos.app.live import Stop
 from demos.app.visits import Visits
@@ -81,13 +83,29 @@ def test_bad_input_is_a_message(reader, picture, case):
         list(answer(reader, path and picture, *inputs))
 
 
-def test_what_was_asked_comes_back(reader, picture):
-    does, inputs = Asking(reader, Visits()), ("what?", "random", "0.5")
+def test_what_was_asked_comes_back(reader, picture, tmp_path):
+    does, inputs = Asking(reader, Visits()), ["what?", "random", "0.5"]
     secret = does.visits.enter(None)
-    assert len(does.come(secret)) == 5
+    for values in (None, [], inputs[:2], [None, "random", ""], ["what?", "axe", ""]):
+        assert len(does.come(secret, values)) == 5 and all(map(is_kept, does.come(secret, values))), values
     *_, (_, shown) = does.answer(Stop(), secret, picture, *inputs)
-    image, *rest = does.come(secret)
-    assert (np.asarray(image) == scene(0)).all() and tuple(rest) == (*inputs, shown)
+    does.look(secret, picture)
+    image, *rest = does.come(secret, ["and now?", *inputs[1:]])  # that was typed since
+    assert (np.asarray(image) == scene(0)).all() and rest == ["and now?", *inputs[1:], shown]
+    (tmp_path / "text.png").write_text("text")
+    for path in (None, tmp_path / "text.png"):
+        does.look(secret, picture)
+        does.look(secret, path)  # taken away
+        assert does.come(secret, inputs)[0] is None
+
+
+def test_pictures_reach_the_browser_as_they_are(reader, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with gr.Blocks() as page:
+        ask_page.tab(reader, Visits(), gr.BrowserState(), page.load(lambda: None))
+    (part,) = [block for block in page.blocks.values() if block.elem_id == "picture"]
+    for given in (scene(0), Image.fromarray(scene(0))):
+        assert (np.asarray(Image.open(part.postprocess(given).path)) == scene(0)).all()
 
 
 def test_examples_have_their_answer_in_the_picture():

@@ -123,7 +123,7 @@ def test_explore_with_a_prompt_that_is_html(browser, address):
     screenshots.explore(page)
     page.locator("#pictures figcaption").get_by_text(prompt).wait_for()
     assert page.locator("#pictures img").count() == 2
-    assert page.locator("#schedules .js-plotly-plot").get_by_text("binding (1)").count() == 1
+    assert page.locator("#schedules .js-plotly-plot").get_by_text("one object (1)").count() == 1
     screenshots.shoot(page, OUT / "explorer.png")
     assert dialogs == [] and page.locator("img[src='x']").count() == 0
 

@@ -104,7 +104,7 @@ def test_reload_history_and_reuse(browser, address):
     make(page, "a blue ring")
     last = picture_of(page, "right")
     page.fill("#prompt textarea", "a green cross")
-    page.wait_for_timeout(1000)  # until it is kept
+    until_kept(page, "playground")
     page.reload()
     assert picture_of(page, "right") == last
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a green cross'")
@@ -115,6 +115,46 @@ def test_reload_history_and_reuse(browser, address):
     page.click("#reuse")
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a yellow star'")
     assert page.locator("#methods label:has(input:checked)").all_inner_texts() == ["Static"]
+
+
+def until_kept(page, where):
+    """Waits for what the browser keeps of a tab's inputs, which cannot be read there, to change no more."""
+    page.wait_for_function(
+        """async (key) => {
+          const before = localStorage.getItem(key);
+          await new Promise((done) => setTimeout(done, 1000));
+          return before !== null && before === localStorage.getItem(key);
+        }""",
+        arg=f"online-guidance-{where}",
+    )
+
+
+def test_the_other_tabs_are_as_they_were_left(browser, address, host):
+    page = screenshots.visit(browser, address)
+    screenshots.open_tab(page, "Explorer")
+    page.fill("#prompts textarea", "a fox")
+    page.locator("#explorer-steps input[type=number]").fill("3")
+    page.locator("#explorer-steps input[type=number]").press("Tab")
+    page.get_by_role("radio", name="Static").check()
+    until_kept(page, "explorer")
+    page.reload()
+    page.get_by_role("tab", name="Explorer", selected=True).wait_for()
+    page.wait_for_function("document.querySelector('#prompts textarea').value === 'a fox'")
+    assert page.input_value("#explorer-steps input[type=number]") == "3"
+    assert page.get_by_role("radio", name="Static").is_checked()
+
+    screenshots.open_tab(page, "Ask")
+    page.locator("#asked").get_by_text("what does the sign say?").click()
+    page.locator("#picture img").wait_for()
+    page.fill("#question textarea", "what color is it?")
+    until_kept(page, "ask")
+    (visit,) = host.visits.visits.values()
+    while not visit.made.get("picture"):
+        page.wait_for_timeout(100)
+    page.reload()
+    page.get_by_role("tab", name="Ask", selected=True).wait_for()
+    page.wait_for_function("document.querySelector('#question :is(input, textarea)').value === 'what color is it?'")
+    page.locator("#picture img").wait_for()
 
 
 def test_take_home_and_drag_back_in(browser, address, tmp_path):

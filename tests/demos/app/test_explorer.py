@@ -46,15 +46,36 @@ def test_pictures_and_means_come_batch_by_batch(host):
     assert re.findall(r"<b>([^<]+)</b><small>seed (\d)</small>", gallery) == said
     assert re.findall(r'alt="([^"]+)"', gallery) == text.splitlines()
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
-    assert list(means) == ["binding (3)", "other (1)", "count (1)"]
+    assert list(means) == ["one object (3)", "other (1)", "count (1)"]
     guidance = guidance_of("dynamic", settings(host), host.default.evaluators)
     scales = [denoise(host.pipe, guidance, [said[i][0]], [3 + i], 3)[1].scales[:, 0] for i in (0, 1, 3)]
-    assert means["binding (3)"] == pytest.approx(np.mean(np.stack(scales), axis=0))
-    again, plot, line = does.come(secret)
+    assert means["one object (3)"] == pytest.approx(np.mean(np.stack(scales), axis=0))
+    *_, again, plot, line = does.come(secret, None)
     assert again == gallery and "5 pictures" in line and len(plot.data) == len(figure.data)
-    assert all(map(is_kept, does.come(host.visits.enter(None))))
+    assert all(map(is_kept, does.come(host.visits.enter(None), None)))
     picture = unquote(re.search(r'data-large="gradio_api/file=([^"]+)"', gallery)[1])
     assert host.checked(of_picture(picture, host.settings, host.methods)).seed == 3
+
+
+LEFT = ["a fox", ["count"], 3, 7, 9, *SEARCH]
+OTHERS = {
+    "nothing": None,
+    "another page": LEFT[:-1],
+    "blank scales": [*LEFT[:6], " ", *LEFT[7:]],
+    "a method that is not here": [*LEFT[:5], "best", *LEFT[6:]],
+    "categories": ["a fox", ["beasts"], *LEFT[2:]],
+    "no text": [5, *LEFT[1:]],
+    "seed": [*LEFT[:3], None, *LEFT[4:]],
+}
+
+
+def test_inputs_come_back_as_they_were_left(host):
+    does, secret = Explorer(host), host.visits.enter(None)
+    assert list(does.come(secret, LEFT)[:-3]) == LEFT
+    assert list(does.come(secret, ["", [], *LEFT[2:]])[:-3]) == ["", [], *LEFT[2:]]  # half way
+    for case, values in OTHERS.items():
+        found = does.come(secret, values)
+        assert len(found) == len(LEFT) + 3 and all(map(is_kept, found)), case
 
 
 def test_draws_of_noise(host):
