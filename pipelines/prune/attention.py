@@ -26,6 +26,18 @@ def take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
+def rotated(
+    attention: SelfAttention, heads: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Queries or keys ``(batch, heads, length, head dim)`` as the layer rotates them; some layers do not."""
+    rotates = getattr(attention, "use_rope", None)
+    if rotates is None:  # Cohere's layers with full attention have no positions
+        rotates = not type(attention).__name__.startswith("Cohere2") or attention.sliding_window is not None
+    if not rotates:
+        return heads
+    return sys.modules[type(attention).__module__].apply_rotary_pos_emb(heads, heads, *position_embeddings)[0]
+
+
 def projected(
     attention: SelfAttention, normed: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], name: str
 ) -> torch.Tensor:
@@ -39,11 +51,10 @@ def projected(
     Returns:
         ``(batch, heads, length, head dim)``.
     """
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     heads = getattr(attention, f"{name}_proj")(normed).unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{name}_norm", None)
     heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-    return rotate(heads, heads, *position_embeddings)[0]
+    return rotated(attention, heads, position_embeddings)
 
 
 def attention_received(
@@ -54,8 +65,9 @@ def attention_received(
     valid: torch.Tensor,
     past_keys: torch.Tensor | None,
     unrotated: bool = False,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Causal attention weights in a decoder layer, averaged over some queries.
+    """Attention weights in a decoder layer, averaged over some queries.
 
     Args:
         layer: a decoder layer like Llama's, see `hosts.find_host`.
@@ -66,6 +78,7 @@ def attention_received(
         past_keys: cached keys, rotated, ``(batch, key heads, past, head dim)``.
         unrotated: whether each weight is divided by what the rotation alone makes of two vectors of ones,
             ``1ᵀ R 1 / √d``, which falls with the distance (SparseVLM's second version); not of cached keys.
+        seen: ``(batch, length, past + length)``, which keys each state sees; by default those before it.
 
     Returns:
         ``(batch, heads, past + length)`` float32; zero in a row without queries.
@@ -77,9 +90,8 @@ def attention_received(
     q = projected(attention, take(normed, order), (take(cos, order), take(sin, order)), "q")
     k = projected(attention, normed, (cos, sin), "k")
     if unrotated:
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
         ones = torch.ones(len(k), 1, *k.shape[2:], device=k.device)
-        turned = rotate(ones, ones, cos.float(), sin.float())[0][:, 0] / attention.head_dim**0.25
+        turned = rotated(attention, ones, (cos.float(), sin.float()))[:, 0] / attention.head_dim**0.25
     past = 0
     if past_keys is not None and past_keys.numel():
         past = past_keys.shape[-2]
@@ -91,7 +103,10 @@ def attention_received(
     received = torch.zeros(len(q), q.shape[1] * q.shape[2], k.shape[-1], device=q.device)
     for asking, place, part in zip(q.split(CHUNK, -2), order.split(CHUNK, 1), share.split(CHUNK, 1), strict=True):
         weights = (asking @ k).flatten(1, 2).float() * attention.scaling
-        allowed = valid[:, None] & (slot <= past + place[..., None])
+        if seen is None:
+            allowed = valid[:, None] & (slot <= past + place[..., None])
+        else:
+            allowed = valid[:, None] & seen.gather(1, place[..., None].expand(-1, -1, seen.shape[-1]))
         weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
         if unrotated:
             alone = turned.gather(1, place[..., None].expand(-1, -1, turned.shape[-1])) @ turned.transpose(1, 2)

@@ -4,19 +4,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PrunedLayer(DynamicLayer):
     """Keys and values of the tokens that reached this layer.
 
-    To the outside its length is that of the unpruned sequence, for that is what `generate` counts positions by.
+    To the outside its length is that of the unpruned sequence, for that is what `generate` counts positions by, and
+    what masks are made for.
 
     Attributes:
         kept: ``(batch, slots)``, the index in the unpruned sequence of what each slot holds, -1 for an empty slot.
         seen: length of the unpruned sequence.
         full: whether no slot is empty.
+        sliding_window: of a layer that has one. It needs one slot less: no more than that of the sequence can be in
+            the next token's window, and empty slots stand for tokens that are gone.
+        record_past: whether tokens are about to be drafted and cropped, so that all slots stay until then.
     """
+
+    sliding_window: int | None = None
+    record_past = False
 
     def __init__(self, layer: DynamicLayer, kept: torch.Tensor, seen: int) -> None:
         super().__init__()
@@ -24,16 +31,32 @@ class PrunedLayer(DynamicLayer):
         self.kept, self.seen = kept, seen
         self.full = not bool((kept < 0).any())
 
+    def activate_past_recording(self) -> None:
+        self.record_past = True
+
+    def trim(self) -> None:
+        """Lets go of keys that no window reaches; `kept` is the caller's."""
+        if self.sliding_window is not None and self.keys is not None and self.values is not None:
+            self.keys = self.keys[..., -self.sliding_window + 1 :, :]
+            self.values = self.values[..., -self.sliding_window + 1 :, :]
+
     def get_seq_length(self) -> int:
         return self.seen if self.is_initialized else 0
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove < 0 and self.is_initialized:
+            if self.sliding_window is not None and not self.record_past and self.seen >= self.sliding_window:
+                raise ValueError("`cache` with sliding windows can be cropped only after `activate_past_recording`.")
             left = self.seen + tokens_to_remove
             if (self.kept[:, tokens_to_remove:] < left).any():
                 raise ValueError(f"`cache` cannot be cropped to {left} tokens: only text after the last image can go.")
             self.kept, self.seen = self.kept[:, :tokens_to_remove], left
         super().crop(tokens_to_remove)
+        self.trim()
+        self.kept = self.kept[:, self.kept.shape[1] - self.slots() :]
+
+    def slots(self) -> int:
+        return self.keys.shape[-2] if self.keys is not None else 0
 
     def reset(self) -> None:
         super().reset()
@@ -52,14 +75,34 @@ class PrunedLayer(DynamicLayer):
         self.kept = self.kept[indices]
 
 
-def file_kept(cache: Cache, index: int, kept: torch.Tensor, seen: int) -> None:
-    """Notes what layer `index` of `cache` holds, see `PrunedLayer`; what a later token adds is no empty slot."""
-    layer = cache.layers[index]
-    assert isinstance(layer, DynamicLayer)  # `check_cache`
-    if isinstance(layer, PrunedLayer) and seen == layer.seen + 1:
-        layer.kept, layer.seen = kept, seen
-    else:
-        cache.layers[index] = PrunedLayer(layer, kept, seen)
+def adopt(cache: Cache | None, pruned: bool) -> None:
+    """Makes layers of `cache` that hold the last tokens only, a window of them, such as can be pruned.
+
+    So every layer says the length of the whole sequence, and masks are made for it. They are left as they are where
+    nothing is to be `pruned` and nothing was.
+    """
+    layers = cache.layers if cache is not None else []
+    if not pruned and not any(isinstance(layer, PrunedLayer) for layer in layers):
+        return
+    for index, layer in enumerate(layers):
+        if type(layer) is DynamicSlidingWindowLayer and layer.keys is not None:
+            seen, (batch, _, held, _) = layer.get_seq_length(), layer.keys.shape
+            kept = torch.arange(seen - held, seen, device=layer.keys.device).expand(batch, -1)
+            layers[index] = PrunedLayer(layer, kept, seen)
+
+
+def file_kept(cache: Cache, kept: Mapping[int, torch.Tensor], seen: int) -> None:
+    """Notes what layers of `cache` hold by their index, see `PrunedLayer`; what a later token adds is no empty slot."""
+    shared: dict[tuple[int, int], torch.Tensor] = {}  # layers of a stage go on to share what they hold
+    for index, held in kept.items():
+        layer = cache.layers[index]
+        assert isinstance(layer, DynamicLayer)  # `check_cache`
+        if not isinstance(layer, PrunedLayer) or seen != layer.seen + 1:
+            layer = cache.layers[index] = PrunedLayer(layer, held, seen)
+        if not layer.record_past:
+            layer.trim()
+        slots = layer.slots()
+        layer.kept, layer.seen = shared.setdefault((id(held), slots), held[:, held.shape[1] - slots :]), seen
 
 
 def cache_of(named: Mapping[str, Any]) -> Cache | None:
@@ -70,8 +113,8 @@ def cache_of(named: Mapping[str, Any]) -> Cache | None:
 def check_cache(cache: Cache | None) -> None:
     """Raises ValueError unless every layer of `cache` simply grows."""
     for layer in getattr(cache, "layers", ()):
-        if type(layer) not in (DynamicLayer, PrunedLayer):
-            raise ValueError(f"`cache` must be a DynamicCache of full attention layers, got {type(layer).__name__}.")
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer):
+            raise ValueError(f"`cache` must be a DynamicCache of attention layers, got {type(layer).__name__}.")
 
 
 def kept_in(cache: Cache | None, index: int) -> torch.Tensor | None:
@@ -82,7 +125,6 @@ def kept_in(cache: Cache | None, index: int) -> torch.Tensor | None:
     """
     if cache is None or index >= len(cache.layers) or not isinstance(layer := cache.layers[index], PrunedLayer):
         return None
-    slots = layer.keys.shape[-2] if layer.keys is not None else 0
-    if slots != layer.kept.shape[1]:
+    if layer.slots() != layer.kept.shape[1]:
         raise ValueError("`cache` was made while pruning and then continued without: start again from an empty cache.")
     return layer.kept

@@ -20,7 +20,7 @@ def token_context(
     states: torch.Tensor,
     keep: torch.Tensor,
     model: LanguageModel,
-    stage_of: Callable[[torch.Tensor | None], Stage],
+    stage_of: Callable[[int], Stage],
     reader: EncoderReader | None,
 ) -> TokenContext:
     """The context of a pruning before layer `index`.
@@ -29,7 +29,7 @@ def token_context(
         states: present, ``(batch, n, dim)``.
         keep: how many visual tokens of each image of a row will stay, ``(batch, images)``.
         model: the decoder.
-        stage_of: `PrunedLayer.kept` of a layer's cache to the mask and rotary embeddings of `states` there.
+        stage_of: the number of this layer or of the one before to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
     assert run.prompt is not None
@@ -42,7 +42,7 @@ def token_context(
     def before() -> torch.Tensor:
         if run.previous is None:
             raise ValueError("attention of the previous layer cannot be read before the first layer: prune later.")
-        return run.previous
+        return run.previous[0]
 
     def attention(queries: torch.Tensor, previous: bool = False, unrotated: bool = False) -> torch.Tensor:
         asked = before() if previous else states
@@ -51,8 +51,10 @@ def token_context(
         keys = cached.keys if isinstance(cached, DynamicLayer) else None
         if previous and keys is not None:  # that layer has already cached this chunk
             keys = keys[..., : -slots.shape[1], :]
-        stage = stage_of(getattr(cached, "kept", None))
-        received = attention_received(layers[at], asked, stage.rotary, queries, stage.valid, keys, unrotated)
+        stage = stage_of(at)
+        received = attention_received(
+            layers[at], asked, stage.rotary, queries, stage.valid, keys, unrotated, stage.allowed
+        )
         offset = stage.valid.shape[1] - slots.shape[1]
         return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
 
@@ -67,8 +69,7 @@ def token_context(
 
     def rotated_keys() -> torch.Tensor:
         layer, given = layers[index - 1], before()
-        cached = run.cache.layers[index - 1] if run.cache is not None and index <= len(run.cache.layers) else None
-        cos, sin = (part.expand(len(given), -1, -1) for part in stage_of(getattr(cached, "kept", None)).rotary)
+        cos, sin = (part.expand(len(given), -1, -1) for part in stage_of(index - 1).rotary)
         return projected(layer.self_attn, layer.input_layernorm(given), (cos, sin), "k").transpose(1, 2).flatten(2)
 
     norm = getattr(model, "norm", None)

@@ -9,22 +9,21 @@ mask and the rotary cosines by those of the tokens that are left. The layers' ca
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from evaluators.token.base import LayerObserver, observes
 from guidance.tokens.pruning import TokenPruning, keep_count
 
 from .attention import compact, take
-from .cache import PrunedLayer, cache_of, check_cache, file_kept, kept_in
+from .cache import adopt, cache_of, check_cache, file_kept, kept_in
 from .context import token_context
 from .hooks import Hooks
 from .hosts import check_decoder
 from .images import VisualTokens
+from .masks import Staging
 from .merging import merged
 from .modules import LanguageModel, VisionLanguageModel
 from .prompt import PromptReader
@@ -33,21 +32,11 @@ from .run import PruningTrace, Run, Stage, Traces
 
 
 class Running(threading.local):
-    """The forward that this thread is in."""
+    """The forward that this thread is in, and the arguments of the host that it is for."""
 
     def __init__(self) -> None:
         self.run: Run | None = None
-
-
-def check_mask(run: Run, mask: Any) -> None:
-    """Raises ValueError where a layer's own `mask` is not that every token sees those before it."""
-    real, seen = run.real, run.seen
-    if not isinstance(mask, torch.Tensor) or mask.ndim != 4 or mask.shape[-1] != real.shape[1]:
-        return  # none at all, or padding alone
-    allowed = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].to(real.device)
-    causal = torch.ones(allowed.shape[1:], dtype=torch.bool, device=real.device).tril(seen)
-    if ((allowed != (real[:, None] & causal)) & real[:, seen:, None]).any():
-        raise ValueError("`model` gives its decoder a mask that is not causal: what is left could not be masked alike.")
+        self.call: dict[str, Any] | None = None
 
 
 class DecoderPruner:
@@ -79,6 +68,7 @@ class DecoderPruner:
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
         self.host, self.prompts, self.reader = host, prompts, reader
         self.visual = VisualTokens(host)
+        self.staging = Staging(host, language_model, renumber)
         self.running = Running()
         self.traces = Traces()
         self.hooks = Hooks()
@@ -114,17 +104,22 @@ class DecoderPruner:
             self.reader.detach()
 
     def before_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        call = self.visual.begin(args, kwargs)
+        self.running.call = call = self.visual.begin(args, kwargs)
+        adopt(cache_of(call), self.visual.seen.kind is not None)  # before the host makes masks by the cache
         if self.reader is not None:
             self.reader.begin(call)
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
         kind, self.visual.seen.kind, self.running.run = self.visual.seen.kind, None, None
+        call, self.running.call = self.running.call, None
         if embeds is None:
             return
         check_cache(cache)
+        adopt(cache, kind is not None)
         seen, (batch, length) = cache.get_seq_length() if cache is not None else 0, embeds.shape[:2]
+        if call is not None and (isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4):  # made by the host
+            mask = call.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, seen + length, device=embeds.device)
         if not isinstance(mask, torch.Tensor) or mask.shape != (batch, seen + length):
@@ -153,8 +148,7 @@ class DecoderPruner:
         if run is None:
             return None
         if run.cache is not None:
-            for index, kept in run.kept.items():
-                file_kept(run.cache, index, kept, run.seen + run.length)
+            file_kept(run.cache, run.kept, run.seen + run.length)
         if run.slots is None:
             return None
         states = output[0]
@@ -193,11 +187,13 @@ class DecoderPruner:
             if run.prompt is not None:
                 if index in self.pruning.keep:
                     states = self.prune(run, index, states, kwargs)
-                run.previous = states if index + 1 in self.pruning.keep else None
+                run.previous = (states, kwargs) if index + 1 in self.pruning.keep else None
             past = kept_in(run.cache, index)
             if run.slots is None and past is None:
                 return None
-            stage = self.next_token(run, index, kwargs) or self.stage(run, past, states, kwargs)
+            self.staging.check(run, index, kwargs.get("attention_mask"))
+            stage = self.staging.next_token(run, index, kwargs)
+            stage = stage or self.staging.stage(run, index, past, states, kwargs)
             run.kept[index] = stage.kept
             # `position_ids` is read by FlashAttention alone, which would take a gap for the start of another sequence.
             changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
@@ -218,59 +214,6 @@ class DecoderPruner:
 
     # ------------------------------------------------------------------------------------- what the hooks need
 
-    def next_token(self, run: Run, index: int, kwargs: dict[str, Any]) -> Stage | None:
-        """The stage where one token follows a cache without an empty slot or padding, and masks hide nothing; else
-        `None`. Writing costs what it does without pruning, or less."""
-        layer = run.cache.layers[index] if run.cache is not None else None
-        if run.length > 1 or self.renumber or run.slots is not None or not getattr(layer, "full", False):
-            return None
-        past = cast(PrunedLayer, layer).kept
-        if run.stage is not None and run.stage.past is past:
-            return run.stage
-        if run.unpadded is None:
-            run.unpadded = bool(run.real.all())
-        if not run.unpadded:
-            return None
-        kept = F.pad(past, (0, 1), value=run.seen)
-        run.stage = Stage(past, kept, kept >= 0, None, kwargs["position_embeddings"])
-        return run.stage
-
-    def stage(self, run: Run, past: torch.Tensor | None, states: torch.Tensor, kwargs: dict[str, Any]) -> Stage:
-        """Mask and rotary embeddings for the present states after the cached tokens `past`."""
-        if run.stage is not None and run.stage.past is past:
-            return run.stage
-        slots = run.chunk()
-        batch, length = slots.shape
-        if past is None:
-            past_slots = torch.arange(run.seen, device=slots.device).expand(batch, -1)
-        else:
-            past_slots = past.to(slots.device)
-        kept = torch.cat([past_slots, torch.where(slots < 0, -1, slots + run.seen)], 1)
-        valid = run.real.gather(1, kept.clamp(min=0)) & (kept >= 0)
-        config = self.model.config
-        mask = ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
-            batch_size=batch,
-            q_length=length,
-            kv_length=kept.shape[1],
-            q_offset=kept.shape[1] - length,
-            kv_offset=0,
-            mask_function=causal_mask_function,
-            attention_mask=valid,
-            allow_is_causal_skip=True,
-            dtype=states.dtype,
-            config=config,
-            device=states.device,
-        )
-        rotary = kwargs["position_embeddings"]
-        if self.renumber:
-            gone = run.real.cumsum(1).gather(1, kept.clamp(min=0)) - valid.cumsum(1)
-            positions = kwargs["position_ids"].expand(batch, -1).gather(1, slots.clamp(min=0)) - gone[:, -length:]
-            rotary = self.model.rotary_emb(states, positions.clamp(min=0))
-        elif run.slots is not None:
-            rotary = tuple(take(part.expand(batch, -1, -1), slots.clamp(min=0)) for part in rotary)
-        run.stage = Stage(past, kept, valid, mask, rotary)
-        return run.stage
-
     def prune(self, run: Run, index: int, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Drops visual states before layer `index`; returns the states left ``(batch, n, dim)``."""
         last = self.traces.last
@@ -282,14 +225,13 @@ class DecoderPruner:
         keep = keep_count(self.pruning.keep[index], total, present)
         if bool((keep == present).all()):
             return states
-        if run.slots is None:
-            check_mask(run, kwargs.get("attention_mask"))
         tokens = take(states, place)
 
-        def stage_of(past: torch.Tensor | None) -> Stage:
-            own, stage = run.stage, self.stage(run, past, states, kwargs)
-            run.stage = own
-            return stage
+        def stage_of(at: int) -> Stage:
+            given = kwargs if at == index or run.previous is None else run.previous[1]
+            layers = run.cache.layers if run.cache is not None else ()
+            past = getattr(layers[at], "kept", None) if at < len(layers) else None
+            return self.staging.stage(run, at, past, states, given)
 
         context = token_context(run, index, states, keep, self.model, stage_of, self.reader)
         with torch.no_grad():
@@ -309,7 +251,7 @@ class DecoderPruner:
         run.slots = torch.where(alive.gather(1, order), slots.gather(1, order), -1)
         survivors, _ = compact(stays)
         run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
-        run.places = run.stage = None
+        run.places, run.stages = None, []
 
         marks = torch.zeros(visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
         marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)

@@ -10,6 +10,7 @@ from evaluators.token.base import observes
 from guidance.tokens.pruning import TokenPruning
 
 from .images import KINDS, token_id
+from .masks import REACH, layer_kinds
 from .modules import LanguageModel, VisionLanguageModel
 
 ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
@@ -46,10 +47,6 @@ def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, Languag
     host, decoder = cast(VisionLanguageModel, encodes[-1]), cast(LanguageModel, decoders[-1])
     if all(token_id(host.config, number) is None for number in range(1, len(KINDS) + 1)):
         raise ValueError(f"`model` {kind} names no `image_token_id` in its config: its visual tokens cannot be told.")
-    if "token_type_ids" in inspect.signature(host.forward).parameters:
-        raise ValueError(
-            f"`model` {kind} reads an image in both directions: its decoder's mask is its own, and not causal."
-        )
     if missing := lacks(decoder):
         name = type(decoder.layers[0]).__name__
         raise ValueError(f"`model` {kind} has decoder layers {name} without {', '.join(missing)}: it is not supported.")
@@ -79,12 +76,11 @@ def lacks(decoder: LanguageModel) -> list[str]:
 def check_decoder(decoder: LanguageModel, pruning: TokenPruning, renumber: bool) -> None:
     """Raises ValueError where `pruning` does not fit `decoder`."""
     config: Any = decoder.config
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    windows = not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None)
-    if "sliding_attention" in kinds or windows:
-        raise ValueError("`model` has sliding-window attention: where tokens leave, its windows would shift.")
-    if kinds:
-        raise ValueError(f"`model` has layers of {', '.join(sorted(kinds))}: only full attention can be pruned.")
+    kinds = set(layer_kinds(config, len(decoder.layers)))
+    if unknown := kinds - set(REACH):
+        raise ValueError(f"`model` has layers of {', '.join(sorted(unknown))}: only {', '.join(REACH)} can be pruned.")
+    if renumber and kinds != {"full_attention"}:
+        raise ValueError("`positions` must be 'original' for a model with windows, which are counted in the input.")
     depth = len(decoder.layers)
     if (deepest := max(pruning.keep)) >= depth:
         raise ValueError(f"`keep` names layer {deepest}, and the model has {depth}: allowed are 0 to {depth - 1}.")

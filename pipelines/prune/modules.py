@@ -9,6 +9,7 @@ from torch import nn
 class SelfAttention(nn.Module):
     head_dim: int
     scaling: float
+    sliding_window: int | None
     q_proj: nn.Linear
     k_proj: nn.Linear
 

@@ -59,7 +59,8 @@ def prune(
         keep: replaces the method's schedule: layers run to share or count, see `TokenPruning`; or one share or count
             for its last stage, where earlier stages keep no smaller share.
         positions: "original", every token keeps its position, or "renumbered", positions are made contiguous after each
-            pruning (TransPrune, arXiv 2507.20630); the latter is not for Qwen-VL, nor for vision encoders.
+            pruning (TransPrune, arXiv 2507.20630); the latter is not for Qwen-VL, models with sliding
+            windows, nor vision encoders.
 
     Returns:
         A `Pruner`: a context manager, or call its `enable` and `disable`.

@@ -16,13 +16,22 @@ from .attention import compact
 
 @dataclass
 class Stage:
-    """Layers between two prunings see the same sequence: what their hooks hand them."""
+    """Layers of a kind between two prunings see the same sequence: what their hooks hand them.
 
-    past: torch.Tensor | None
+    Attributes:
+        source: what it was made of: the cached tokens, and mask and rotary embeddings of the whole sequence.
+        kept: ``(batch, keys)``, the index in the unpruned sequence of each key, -1 for an empty one.
+        valid: ``(batch, keys)``, which keys are tokens, neither padding nor empty.
+        mask, rotary: what layers are given.
+        allowed: ``(batch, n, keys)``, what each state sees, `None` where that is what is before it.
+    """
+
+    source: tuple[Any, Any, Any]
     kept: torch.Tensor
     valid: torch.Tensor
     mask: Any
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    rotary: Any
+    allowed: torch.Tensor | None = None
 
 
 class Prompt(NamedTuple):
@@ -56,9 +65,9 @@ class Run:
         unpadded: whether all of `real` is True; `None` until asked.
         places: what `candidates` found; `None` until asked.
         accumulated: see `TokenContext`.
-        stage: of the last layer that had one.
+        stages: of the layers since the last pruning.
         kept: by layer index, `PrunedLayer.kept` after this forward.
-        previous: states that the previous layer was given, kept where it is asked for.
+        previous: states and named arguments that the previous layer was given, kept where they are asked for.
     """
 
     seen: int
@@ -73,10 +82,18 @@ class Run:
     unpadded: bool | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
-    stage: Stage | None = None
+    stages: list[Stage] = field(default_factory=list)
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
     cache: Cache | None = None
-    previous: torch.Tensor | None = None
+    previous: tuple[torch.Tensor, dict[str, Any]] | None = None
+
+    def stage_from(self, source: tuple[Any, Any, Any]) -> Stage | None:
+        """The stage that was made of the very same, if any."""
+        return next((s for s in self.stages if all(a is b for a, b in zip(s.source, source, strict=True))), None)
+
+    def add_stage(self, stage: Stage) -> Stage:
+        self.stages.append(stage)
+        return stage
 
     def chunk(self) -> torch.Tensor:
         """`slots`, also where nothing was pruned."""

@@ -178,15 +178,17 @@ def collate(name: str, samples: list[dict[str, Any]], side: str = "left") -> dic
 
 def only(batch: dict[str, Any]) -> dict[str, Any]:
     """The inputs that hold the text."""
-    return {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    return {
+        k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+    }
 
 
 def extend(batch: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
-    """`batch` with its text replaced by the longer `ids` ``(batch, length)``."""
+    """`batch` with its text replaced by the longer `ids` ``(batch, length)``; PaliGemma, whose types are 0 all over the
+    prompt, has 1 for what is answered."""
     extra = ids.shape[1] - batch["input_ids"].shape[1]
-    grown = {
-        k: torch.nn.functional.pad(v, (0, extra), value=int(k == "attention_mask")) for k, v in only(batch).items()
-    }
+    ones = {"attention_mask"} | ({"token_type_ids"} if not batch.get("token_type_ids", ids).any() else set())
+    grown = {k: torch.nn.functional.pad(v, (0, extra), value=int(k in ones)) for k, v in only(batch).items()}
     return batch | grown | {"input_ids": ids}
 
 
@@ -208,7 +210,7 @@ def masked(
     **kwargs: Any,
 ) -> Any:
     """What pruning must give at the tokens that stay, by another road: every token stays in the sequence, and from
-    layer n on nobody attends to those in ``gone[n]`` ``(batch, length)``."""
+    layer n on nobody attends to those in ``gone[n]`` ``(batch, length)``, by the model's own mask but for that."""
     decoder = decoder or language_model(model)
     real = batch["attention_mask"].bool()
     length = real.shape[1]
@@ -216,7 +218,10 @@ def masked(
 
     def replace(absent: torch.Tensor) -> Any:
         def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
-            allowed = real[:, None] & ~absent[:, None] & torch.ones(length, length, dtype=torch.bool).tril()
+            own = kwargs.get("attention_mask")
+            seen = torch.ones(1, length, length, dtype=torch.bool).tril() if own is None else own[:, 0]
+            seen = seen if seen.dtype == torch.bool else seen == 0
+            allowed = real[:, None] & ~absent[:, None] & seen
             mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
             kwargs = kwargs | {"attention_mask": mask}
             if renumber:

@@ -4,7 +4,7 @@ import pytest
 import vlm_checks as checks
 from vlm_hosts import HOSTS
 
-QUICK = ("LlavaOnevision", "Qwen3VL", "GlmOcr")  # norms in the attention, rows added between layers, experts
+QUICK = ("LlavaOnevision", "Qwen3VL", "GlmOcr", "Gemma3")  # norms, rows added between layers, experts, windows
 SUPPORTED = [name for name, host in HOSTS.items() if not host.refused]
 
 

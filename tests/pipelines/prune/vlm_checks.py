@@ -45,19 +45,23 @@ def keeping_all_is_the_plain_model(model: Any) -> None:
 
 
 def attention_is_that_of_the_model(model: Any) -> None:
-    """What evaluators are told of attention, against the weights of the eager model."""
+    """What evaluators are told of attention, of layers of several kinds, against the weights of the eager model."""
     panel = [LastTokenAttention(previous=False), InstructionAttention()]
-    with prune(model, TokenPruning(panel, {2: 0.5})) as pruner:
-        model(**hosts.collate(model, ROWS))
+    before = LastTokenAttention(previous=True)
+    before.name = "before"
     model.set_attn_implementation("eager")
-    weights = model(**hosts.collate(model, ROWS), output_attentions=True).attentions[2].mean(1)
+    attentions = model(**hosts.collate(model, ROWS), output_attentions=True).attentions
     model.set_attn_implementation("sdpa")
-    for i, visual in enumerate(pruner.last.visual):
-        places = visual.nonzero().flatten()
-        text = weights[i, int(places[-1]) + 1 :, places]
-        scores = pruner.last.decisions[2].scores
-        close(scores["last_token"][i, : len(places)], text[-1])
-        close(scores["instruction"][i, : len(places)], text.mean(0))
+    for layer in (2, 3):
+        with prune(model, TokenPruning([*panel, before], {layer: 0.5})) as pruner:
+            model(**hosts.collate(model, ROWS))
+        for i, visual in enumerate(pruner.last.visual):
+            places = visual.nonzero().flatten()
+            text = attentions[layer].mean(1)[i, int(places[-1]) + 1 :, places]
+            scores = pruner.last.decisions[layer].scores
+            close(scores["last_token"][i, : len(places)], text[-1])
+            close(scores["instruction"][i, : len(places)], text.mean(0))
+            close(scores["before"][i, : len(places)], attentions[layer - 1].mean(1)[i, -1, places])
 
 
 def pruning_is_masking(model: Any, method: str) -> None:
@@ -69,7 +73,7 @@ def pruning_is_masking(model: Any, method: str) -> None:
     kept = list(pruner.last.kept.values())[-1].sum(1).tolist()
     last = list(KEEP[method].values())[-1]
     assert kept == [n * hosts.TOKENS * last for n in (1, 2, 1)]
-    whole = prune_hosts.extend({k: batch[k] for k in ("input_ids", "attention_mask")}, out.sequences)
+    whole = prune_hosts.extend(prune_hosts.only(batch), out.sequences)
     whole |= {"mm_encoder_outputs": batch["mm_encoder_outputs"]}
     gone = prune_hosts.gone(pruner.last, out.sequences.shape[1])
     prompt = batch["input_ids"].shape[1]

@@ -1,6 +1,7 @@
 """Vision-language classes of transformers, tiny and with random numbers, and inputs with images already encoded."""
 
 import functools
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,22 +35,27 @@ class Host:
         changes: to its configuration, by dotted names.
         stacked: whether its encoder gives one tensor, not a list of images.
         refused: a part of the message where it cannot be pruned.
+        variant: what tells it apart from another of its class.
     """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     stacked: bool = False
     refused: str = ""
+    variant: str = ""
 
 
 SQUARE = {"vision_config.image_size": [16, 16], "vision_config.patch_size": [4, 4]}
-ANY_LENGTH = {"text_config.sliding_window": None}
+WINDOW = {"text_config.sliding_window": 9}  # of which tests have several
+KINDS = ["sliding_attention", "sliding_attention", "full_attention"]
+LAYERS = {"text_config.layer_types": (KINDS * 2)[:DEPTH]}
+QWEN_WINDOW = WINDOW | LAYERS | {"text_config.use_sliding_window": True}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
 HALF_MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
 OMNI = MROPE | {"vision_start_token_id": 57, "vision_end_token_id": 56}
 HOSTS = {
-    host.name.removesuffix("ForConditionalGeneration"): host
+    host.name.removesuffix("ForConditionalGeneration") + host.variant: host
     for host in (
         Host("LlavaForConditionalGeneration"),
         Host("LlavaNextForConditionalGeneration"),
@@ -59,13 +65,15 @@ HOSTS = {
         Host("VideoLlavaForConditionalGeneration", stacked=True),
         Host("InternVLForConditionalGeneration", SQUARE, stacked=True),
         Host("Mistral3ForConditionalGeneration"),
-        Host("Idefics2ForConditionalGeneration", ANY_LENGTH),
+        Host("Mistral3ForConditionalGeneration", WINDOW, variant=", windows"),
+        Host("Idefics2ForConditionalGeneration", WINDOW),
         Host("Idefics3ForConditionalGeneration"),
         Host("SmolVLMForConditionalGeneration"),
         Host("Ovis2ForConditionalGeneration", stacked=True),
         Host("DeepseekVLForConditionalGeneration", stacked=True),
         Host("Qwen2VLForConditionalGeneration", MROPE),
         Host("Qwen2_5_VLForConditionalGeneration", MROPE),
+        Host("Qwen2_5_VLForConditionalGeneration", MROPE | QWEN_WINDOW, variant=", windows"),
         Host("Qwen2_5OmniThinkerForConditionalGeneration", OMNI),
         Host("Qwen3VLForConditionalGeneration"),
         Host("Qwen3VLMoeForConditionalGeneration"),
@@ -85,13 +93,13 @@ HOSTS = {
         Host("JanusForConditionalGeneration", stacked=True),
         Host("Qwen3OmniMoeThinkerForConditionalGeneration", OMNI),
         Host("Cosmos3OmniForConditionalGeneration"),
+        Host("Gemma3ForConditionalGeneration", WINDOW | LAYERS, stacked=True),
+        Host("PaliGemmaForConditionalGeneration", stacked=True),
+        Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
+        Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Blip2ForConditionalGeneration", refused="it is not supported"),
         Host("InstructBlipForConditionalGeneration", refused="it is not supported"),
-        Host("Gemma3ForConditionalGeneration", refused="reads an image in both directions"),
-        Host("PaliGemmaForConditionalGeneration", refused="reads an image in both directions"),
         Host("Llama4ForConditionalGeneration", refused="without `mlp`"),
-        Host("AyaVisionForConditionalGeneration", refused="sliding-window attention"),
-        Host("Cohere2VisionForConditionalGeneration", refused="sliding-window attention"),
         Host("Qwen3_5ForConditionalGeneration", refused="without `self_attn`"),
         Host("Kimi_K25ForConditionalGeneration", refused="without `k_proj`"),
         Host("Lfm2VlForConditionalGeneration", refused="without `input_layernorm`"),
@@ -174,4 +182,9 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
     image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
     image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
     image.frames = [3] * len(features)  # of a video
-    return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {kind: image}}
+    types = {}  # of a model that reads some tokens in both directions: images of Gemma 3, the prompt of PaliGemma
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        types["token_type_ids"] = (
+            torch.zeros_like(ids) if "paligemma" in model.config.model_type else (ids == IMAGE).int()
+        )
+    return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {kind: image}} | types
