@@ -44,23 +44,34 @@ class Batch:
 
 
 class Cache:
-    """A folder of `training.latents`. Rows are read when they are drawn; of each only where it lies is kept.
+    """Folders of `training.latents`, as one. Rows are read when they are drawn; of each only where it lies is kept.
 
     Attributes:
-        what: the description that the folder was made with.
+        path, what: the first folder, and the description that it was made with.
         held_out: which rows are, by their first caption, ``(rows,)``.
         numbers: which picture of the source each row is ``(rows,)``.
 
     Raises:
-        ValueError: the folder is another, or empty.
+        ValueError: a folder is another, or empty, or has not the same autoencoder and teacher as the first.
     """
 
-    def __init__(self, path: Path) -> None:
-        folder = ShardFolder.open(path)
-        if folder.what.get("kind") != KIND:
-            raise ValueError(f"{str(path)!r} holds no {KIND}: `online-guidance train latents` makes them")
-        self.path, self.what = folder.path, folder.what
-        paths = [shard.path for shard in folder.shards()]
+    def __init__(self, *folders: Path) -> None:
+        paths: list[Path] = []
+        for path in folders:
+            folder = ShardFolder.open(path)
+            if folder.what.get("kind") != KIND:
+                raise ValueError(f"{str(path)!r} holds no {KIND}: `online-guidance train latents` makes them")
+            made = [shard.path for shard in folder.shards()]
+            if not made:
+                raise ValueError(f"{str(path)!r} holds no finished shard")
+            if (left := -(-folder.what["pictures"] // folder.what["shard_size"]) - len(made)) > 0:
+                logger.warning("%s: %d shards are not made yet, the others are read", path, left)
+            if not paths:
+                self.path, self.what = folder.path, folder.what
+            for name in ("vae", "teacher"):
+                if folder.what[name] != self.what[name]:
+                    raise ValueError(f"{str(path)!r} and {str(self.path)!r} were not made with the same {name}")
+            paths += made
         self._open = lru_cache(maxsize=256)(lambda number: Shard(paths[number]))
         self.shapes: list[tuple[int, int]] = []  # height and width of latents
         columns: list[np.ndarray] = []
@@ -76,15 +87,11 @@ class Cache:
                 first += count
             numbers += about["numbers"]
             hashes += [zlib.crc32(texts[0].encode()) for texts in about["captions"]]
-        if not hashes:
-            raise ValueError(f"{str(path)!r} holds no finished shard")
         self._shard, self._row, self._first, self._shape = np.concatenate(columns).astype(np.int32).T
         self.numbers, first = np.array(numbers), np.array(hashes)
         self.held_out = first % HELD_OUT == 0
         if not self.held_out.any():
             self.held_out = first == first.min()
-        if (left := -(-self.what["pictures"] // self.what["shard_size"]) - len(paths)) > 0:
-            logger.warning("%s: %d shards are not made yet, the others are read", path, left)
 
     def __len__(self) -> int:
         return len(self.held_out)

@@ -168,7 +168,7 @@ def train(args: argparse.Namespace, clip: LatentCLIP, cache: Cache, test: Cache 
     test_cache, test_rows = tested
     if len(test_rows) > TESTED:
         test_rows = np.sort(np.random.default_rng(0).choice(test_rows, TESTED, replace=False))
-    about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": cache.what["data"]}
+    about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": [str(path) for path in args.cache]}
     keep(clip, args, ranking_accuracy(clip, test_cache, test_rows), report | about)
 
 
@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("train clip", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=0.0, minutes=60)
     parser.set_defaults(lr=None)
-    parser.add_argument("--cache", type=Path, required=True, help="latents to train on, of `train latents`")
+    parser.add_argument("--cache", type=Path, nargs="+", required=True, help="latents to train on, of `train latents`")
     parser.add_argument("--test-cache", type=Path, help="latents to test on; default: one in ten pictures, held out")
     parser.add_argument("--teacher", help="MODEL/TAG of open_clip, hub id or folder; default: that of the latents")
     parser.add_argument(
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.lr = LEARNING_RATE[args.trunk] if args.lr is None else args.lr
     try:
-        cache, test = Cache(args.cache), Cache(args.test_cache) if args.test_cache else None
+        cache, test = Cache(*args.cache), Cache(args.test_cache) if args.test_cache else None
         teacher = absolute(args.teacher) or cache.what["teacher"]
         if teacher is None:
             parser.error("argument --teacher: is needed, for the latents have none")

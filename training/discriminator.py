@@ -48,11 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("train discriminator", __doc__)
     loop.add_arguments(parser, batch_size=128, lr=1e-3, minutes=5)
     parser.add_argument("--trajectories", type=Path, required=True, help="folder of `train trajectories`")
-    parser.add_argument("--cache", type=Path, required=True, help="real latents, of `train latents`")
+    parser.add_argument("--cache", type=Path, nargs="+", required=True, help="real latents, of `train latents`")
     args = parser.parse_args(argv)
     try:
         folder = ShardFolder.open(args.trajectories)
-        cache = Cache(args.cache)
+        cache = Cache(*args.cache)
         real, (_, real_tests) = split(cache, None)
     except ValueError as error:
         parser.error(str(error))

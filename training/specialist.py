@@ -113,12 +113,12 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
     parser.add_argument("specialist", choices=("counting", "text"))
     loop.add_arguments(parser, batch_size=256, lr=2e-3, minutes=3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the trained latent CLIP, which is frozen")
-    parser.add_argument("--cache", type=Path, required=True, help="latents to train on, of `train latents`")
+    parser.add_argument("--cache", type=Path, nargs="+", required=True, help="latents to train on, of `train latents`")
     parser.add_argument("--test-cache", type=Path, help="latents to test on; default: one in ten pictures, held out")
     args = parser.parse_args(argv)
     clip = frozen_clip(parser, args.clip)
     try:
-        cache = Cache(args.cache)
+        cache = Cache(*args.cache)
         rows, (test, test_rows) = split(cache, Cache(args.test_cache) if args.test_cache else None)
     except ValueError as error:
         parser.error(str(error))
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
             return clip.trunk.pooled(latents, level.to(clip.device)), prompts, weight.to(clip.device)
 
     report = loop.fit(args, Ranking(head), batch_of, loss_of)
-    about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": cache.what["data"]}
+    about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": [str(path) for path in args.cache]}
     keep(head, args, ranking_accuracy(head, test, test_rows, spoil), report | about)
 
 

@@ -26,6 +26,7 @@ PROMPTS = [
 FEWER = {"--images 8": "--images 4", "--sampling-steps 20": "--sampling-steps 3", "--minutes 60": "--steps 4"}
 MORE = {  # what makes a command small, where the page says nothing of it
     "train latents": "--resolution 16 --aspect 1",
+    "train redraw": "--sampling-steps 4 --resolution 16 --aspect 1",
     "train clip": "--batch-size 16",
     "train value": "--keep 2 --batch-size 4",
     "train discriminator": "--steps 4 --batch-size 8",
@@ -61,7 +62,7 @@ def world(tmp_path, monkeypatch):
 
 def test_every_command_runs(world):
     commands = [line for block in BLOCK.findall(PAGE.read_text()) for line in block.replace("\\\n", " ").splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 13
     for command in commands:
         for stated, replacement in (FEWER | world).items():
             command = command.replace(stated, replacement)

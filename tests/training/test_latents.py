@@ -185,6 +185,20 @@ def test_a_cache_holds_every_picture_in_its_shape(folder, tmp_path, teacher, cap
     assert split(cache, cache)[1][1].tolist() == list(range(50))
 
 
+def test_several_folders_are_one(folder, tmp_path, captioned):
+    data, other = captioned(12), captioned(5, texts=[[f"other {i}"] for i in range(5)])
+    for name, source, model in (("a", data, "sd"), ("b", other, "sd"), ("c", other, "flux")):
+        latents.main(arguments(folder(model), source, tmp_path / name, "--shard-size", "4"))
+    a, b, both = Cache(tmp_path / "a"), Cache(tmp_path / "b"), Cache(tmp_path / "a", tmp_path / "b")
+    texts = [list(cache.captions(np.arange(len(cache)))) for cache in (a, b, both)]
+    assert texts[2] == texts[0] + texts[1] and len(both) == 17
+    for row in (0, 11, 12, 16):
+        one = a.take([row]) if row < 12 else b.take([row - 12])
+        assert torch.equal(both.take([row]).latents, one.latents) and both.take([row]).captions == one.captions
+    with pytest.raises(ValueError, match="were not made with the same vae"):
+        Cache(tmp_path / "a", tmp_path / "c")
+
+
 def test_broken_pictures_stop_it_or_are_left_out(folder, tmp_path, capsys, captioned):
     data = captioned(6)
     (data / "2.png").write_bytes(b"no picture")

@@ -41,10 +41,10 @@ def build(in_channels: int) -> LatentCLIP:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=128, lr=2e-3, minutes=12)
-    parser.add_argument("--cache", type=Path, required=True, help="latents of the train split's pictures")
+    parser.add_argument("--cache", type=Path, nargs="+", required=True, help="latents of the train split's pictures")
     parser.add_argument("--test-cache", type=Path, required=True, help="latents of the test split's pictures")
     args = parser.parse_args(argv)
-    cache, test = Cache(args.cache), Cache(args.test_cache)
+    cache, test = Cache(*args.cache), Cache(args.test_cache)
     torch.manual_seed(args.seed)
     train(args, build(cache.channels), cache, test)
 
