@@ -66,24 +66,32 @@ def wrong_prompts(name: str, captions: Iterable[str]) -> Callable[[str, np.rando
 
 
 class Ranking(torch.nn.Module):
-    """Logits of each row's image against its own prompts ``(n, 1 + WRONG)``, the right one first."""
+    """Logits of each row's image against its own prompts ``(n, 1 + WRONG)``, the right one first, and those of each
+    right prompt against all images ``(n, n)``, an image that the same is asked of left out by ``-inf``."""
 
     def __init__(self, head: CLIPHead) -> None:
         super().__init__()
         self.head = head
 
-    def forward(self, features: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        query = self.head.query(prompts).unflatten(0, (len(features), -1))
-        return torch.einsum("nd,npd->np", self.head.image(features), query)
+    def forward(self, features: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        query, image = self.head.query(prompts).unflatten(0, (len(features), -1)), self.head.image(features)
+        asked = np.array([(quoted(p) or p).upper() for p in prompts[:: query.shape[1]]])
+        same = torch.from_numpy((asked[:, None] == asked) & ~np.eye(len(asked), dtype=bool))
+        across = (query[:, 0] @ image.T).masked_fill(same.to(image.device), -torch.inf)
+        return torch.einsum("nd,npd->np", image, query), across
 
 
 def loss_of(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
-    """Cross entropy of the right prompt among the wrong ones, each picture's times its weight."""
+    """Cross entropy of the right prompt among the wrong ones, each picture's times its weight, and of the right image
+    of each prompt: a search compares images for one prompt, of which the first alone leaves open how high they score.
+    """
     features, prompts, weight = batch
-    logits = model(features, prompts)
-    right = logits[:, 0] > logits[:, 1:].amax(1)
-    losses = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none")
-    return (losses * weight).mean(), {"first_of_all": right.float().mean()}
+    logits, across = model(features, prompts)
+    right, own = logits[:, 0] > logits[:, 1:].amax(1), torch.arange(len(across), device=across.device)
+    losses = F.cross_entropy(logits, torch.zeros_like(own), reduction="none")
+    losses = losses + F.cross_entropy(across, own, reduction="none")
+    metrics = {"first_of_all": right.float().mean(), "first_of_images": (across.argmax(1) == own).float().mean()}
+    return (losses * weight).mean(), metrics
 
 
 def asked_rows(head: CLIPHead, cache: Cache, rows: np.ndarray) -> np.ndarray:

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from commands.pairs import Pair, read_pairs, write_pairs
-from evaluators import load_evaluator
+from evaluators import LatentCLIP, LatentTextRendering, load_evaluator
 from evaluators.latent.counting import NUMBER
 from evaluators.latent.text import quoted
 from tinyworld.captions import caption, is_held_out, parse_caption, sample_spec
@@ -170,10 +171,24 @@ def test_text_counts_less_the_more_noise_there_is():
     logits = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
     weight = picture_share(torch.tensor([1.0, 0.6]))
     assert weight.tolist() == pytest.approx([0.0, 0.8])
-    model = lambda features, prompts: logits  # noqa: E731
-    loss, _ = train_specialist.loss_of(model, (None, None, weight))
-    alone, _ = train_specialist.loss_of(lambda *_: logits[1:], (None, None, torch.ones(1)))
-    torch.testing.assert_close(loss, 0.8 * alone / 2)
+    across = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # the second prompt takes the first image for its own
+    model = lambda features, prompts: (logits, across)  # noqa: E731
+    loss, metrics = train_specialist.loss_of(model, (None, None, weight))
+    prompts, images = F.softplus(torch.tensor(-1.0)), F.softplus(torch.tensor(1.0))
+    torch.testing.assert_close(loss, 0.8 * (prompts + images) / 2)
+    assert metrics == {"first_of_all": 0.5, "first_of_images": 0.5}
+
+
+def test_a_specialist_compares_images_that_are_asked_for_something_else(clip_folder):
+    """Two pictures with the same word are no negatives of each other, whatever else their captions say."""
+    clip = LatentCLIP.from_pretrained(clip_folder)
+    head = LatentTextRendering(clip.trunk.head[0].in_features).read(clip)
+    prompts = [f'a {color} sign saying "{word}"' for color, word in (("red", "ab"), ("blue", "AB"), ("red", "XY"))]
+    spoiled = [text for prompt in prompts for text in (prompt, prompt.replace("sign", "plate"))]
+    logits, across = train_specialist.Ranking(head)(torch.randn(3, clip.trunk.head[0].in_features), spoiled)
+    assert logits.shape == (3, 2)
+    torch.testing.assert_close(logits[:, 0], across.diagonal())
+    assert across.isinf().nonzero().tolist() == [[0, 1], [1, 0]]
 
 
 def test_captions_that_never_ask_are_refused(clip_folder, cached, tmp_path, capsys):
