@@ -29,6 +29,7 @@ COMMANDS = {
     "train redraw": ("training.redraw", "captioned pictures as a model would draw them"),
     "train clip": ("training.clip", "latents against captions, from a teacher that sees pictures"),
     "train trajectories": ("training.trajectories", "what a model makes of prompts, kept at every step"),
+    "train rejudge": ("training.rejudge", "trajectories scored by another judge"),
     "train value": ("training.value", "what a judge will say of the finished picture, from prompts alone"),
     "train discriminator": ("training.discriminator", "real latents against the model's own"),
     "train reward": ("training.reward", "a reward from votes"),

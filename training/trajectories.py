@@ -135,15 +135,16 @@ class Sampling:
             levels = guidance.levels
         tensors = {"latents": torch.cat(kept), "levels": torch.tensor(levels)}
         if self.judge is not None:
-            tensors["scores"] = self.judged(tensors["latents"][:, -1], prompts)
+            tensors["scores"] = judged(self.judge, self.pipe.vae, tensors["latents"][:, -1], prompts)
         self.folder.write(number, tensors, {"captions": captions, "first": first})
 
-    def judged(self, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        """Scores ``(n,)`` of the finished pictures of `prompts`, side by side."""
-        assert self.judge is not None
-        pictures = torch.cat([decode(self.pipe.vae, part.float()).cpu() for part in latents.split(16)])
-        candidates = pictures.unflatten(0, (len(prompts), self.images))
-        return score(self.judge, candidates, Context(prompts, 0.0, 0.0)).flatten().float().cpu()
+
+@torch.no_grad()
+def judged(judge: Evaluator, vae: Any, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    """Scores ``(n,)`` of the finished pictures of `prompts`, as many of each, side by side."""
+    pictures = torch.cat([decode(vae, part.float()).cpu() for part in latents.split(16)])
+    candidates = pictures.unflatten(0, (len(prompts), -1))
+    return score(judge, candidates, Context(prompts, 0.0, 0.0)).flatten().float().cpu()
 
 
 def add_arguments(parser: argparse.ArgumentParser, images: int, required: bool = True) -> None:

@@ -13,7 +13,7 @@ import torch
 from evaluators import Context, LatentCLIP, LatentValue, PixelEvaluator, load_evaluator
 from guidance import NoiseSearch
 from pipelines import guide
-from training import evaluate, trajectories, value
+from training import evaluate, rejudge, trajectories, value
 from training.judged import Judged, agreements, ranking_accuracy
 from training.noise import LEVELS
 from training.shards import ShardFolder
@@ -106,6 +106,27 @@ def test_a_killed_sampling_goes_on_and_makes_the_same(models, prompts, tmp_path,
         assert torch.equal(a.tensor("latents"), b.tensor("latents")) and torch.equal(
             a.tensor("scores"), b.tensor("scores")
         )
+
+
+class Blueness(Redness):
+    """The other way round."""
+
+    def judge(self, images, prompts):
+        return -super().judge(images, prompts)
+
+
+def test_trajectories_are_judged_again(models, prompts, tmp_path, capsys):
+    made = sample(models, prompts, tmp_path / "red")
+    again = ["--trajectories", str(tmp_path / "red"), "--judge", "test_value:Blueness", "--out", str(tmp_path / "blue")]
+    rejudge.main(again)
+    blue = ShardFolder.open(tmp_path / "blue")
+    assert blue.what == made.what | {"judge": "test_value:Blueness"} and len(blue.shards()) == len(made.shards())
+    for one, other in zip(made.shards(), blue.shards(), strict=True):
+        assert one.about == other.about and torch.equal(one.tensor("latents"), other.tensor("latents"))
+        torch.testing.assert_close(other.tensor("scores"), -one.tensor("scores"))
+    with pytest.raises(SystemExit):
+        rejudge.main([*again[:3], "test_value:Redness", *again[4:]])
+    assert "was made otherwise, with judge 'test_value:Blueness'" in capsys.readouterr().err
 
 
 def test_another_command_for_the_same_folder_is_refused(models, prompts, tmp_path, capsys):
