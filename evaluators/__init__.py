@@ -29,6 +29,7 @@ from .token.distinct import VideoDistinctness
 from .token.diversity import Diversity
 from .token.frames import FrameChange
 from .token.graph import WeightedPageRank
+from .token.matching import UnmatchedTokens
 from .token.pivots import PivotDissimilarity
 from .token.raters import RaterAttention
 from .token.similarity import InstructionSimilarity
@@ -42,6 +43,7 @@ TOKEN_EVALUATORS = {
     "class_token": ClassTokenAttention,
     "patches": PatchAttention,
     "page_rank": WeightedPageRank,
+    "unmatched": UnmatchedTokens,
     "diversity": Diversity,
     "conditional_diversity": ConditionalDiversity,
     "pivots": PivotDissimilarity,
@@ -95,6 +97,7 @@ __all__ = [
     "TokenEvaluator",
     "TokenTransition",
     "UniformTokens",
+    "UnmatchedTokens",
     "VQAScore",
     "VideoDistinctness",
     "WeightedPageRank",

@@ -14,6 +14,7 @@ from .sampling import GuidedSampling
 from .schedules import Cosine, Exponential, Interval, Linear, Schedule, Static
 from .search import SCALES, GreedySearch
 from .step import Decision, DenoisingStep, Guidance
+from .tokens.matching import BipartiteMerging
 from .tokens.presets import TOKEN_PRESETS
 from .tokens.pruning import TokenPruning
 from .tokens.recycling import Recycling
@@ -37,6 +38,7 @@ __all__ = [
     "SCALES",
     "SCHEDULES",
     "TOKEN_PRESETS",
+    "BipartiteMerging",
     "Budget",
     "CFGPlusPlus",
     "Cosine",

@@ -26,7 +26,7 @@ from .visits import Visits
 WHERE, PICTURE = "ask", "picture"
 MAX_PIXELS, MAX_QUESTION, MAX_ANSWER = 16_000_000, 400, 64
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-METHODS = tuple(name for name in TOKEN_PRESETS if name != "zero-tprune")  # that one is for encoders alone
+METHODS = tuple(name for name in TOKEN_PRESETS if name not in ("zero-tprune", "tome"))  # they are for encoders alone
 # A scene, by the seed that draws it, and what to ask about it.
 EXAMPLES = (
     (7, "how many purple squares are there?"),

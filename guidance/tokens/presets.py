@@ -9,10 +9,12 @@ from evaluators.token.distinct import VideoDistinctness
 from evaluators.token.diversity import Diversity
 from evaluators.token.frames import FrameChange
 from evaluators.token.graph import WeightedPageRank
+from evaluators.token.matching import UnmatchedTokens
 from evaluators.token.pivots import PivotDissimilarity
 from evaluators.token.raters import RaterAttention
 from evaluators.token.transition import TokenTransition
 
+from .matching import BipartiteMerging
 from .pruning import TokenPruning
 from .recycling import Recycling
 
@@ -147,6 +149,15 @@ def zero_tprune(depth: int) -> TokenPruning:
     return TokenPruning([WeightedPageRank(iterations)], keep, similar=0.5)
 
 
+def tome(depth: int) -> TokenPruning:
+    """As many patches join another in each layer, 156 of 196 in all, for a vision encoder on its own.
+
+    ToMe, arXiv 2210.09461; the authors' 13 in each of 12 layers.
+    """
+    keep = {layer: 1 - 156 / 196 * (layer + 1) / depth for layer in range(depth)}
+    return TokenPruning([UnmatchedTokens()], keep, select=BipartiteMerging())
+
+
 TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "transprune": transprune,
     "transprune-ttv": transprune_ttv,
@@ -163,6 +174,7 @@ TOKEN_PRESETS: dict[str, Callable[[int], TokenPruning]] = {
     "evs": evs,
     "vidcom2": vidcom2,
     "zero-tprune": zero_tprune,
+    "tome": tome,
     "random": random,
     "uniform": uniform,
 }

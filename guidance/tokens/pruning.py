@@ -128,7 +128,8 @@ class Selection(Protocol):
 
     ``(tokens, scores, valid, keep)`` of images apart, ``(images, tokens, dim)``, twice ``(images, tokens)`` and
     ``(images,)``, to what stays, ``(images, tokens)`` bool, and which token each becomes part of, ``(images, tokens)``:
-    itself, where it joins no other. No more than `keep` may stay.
+    itself, where it joins no other. No more than `keep` may stay. One with an attribute `reads` is given that of
+    `TokenContext` in the place of the tokens.
     """
 
     def __call__(
@@ -136,12 +137,15 @@ class Selection(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
-def join(tokens: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Each token ``(batch, tokens, dim)`` becomes the mean of those whose `target` ``(batch, tokens)`` it is."""
+def join(tokens: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Each token ``(batch, tokens, dim)`` becomes the mean of those whose `target` ``(batch, tokens)`` it is, by
+    `weight` ``(batch, tokens)``, equal by default."""
     own, index = tokens.float(), target[..., None].expand_as(tokens)
-    count = torch.zeros_like(own[..., :1]).scatter_add(1, target[..., None], torch.ones_like(own[..., :1]))
-    mean = torch.zeros_like(own).scatter_add(1, index, own) / count.clamp(min=1)
-    return torch.where(count > 1, mean, own).to(tokens.dtype)
+    share = torch.ones_like(own[..., :1]) if weight is None else weight[..., None].float()
+    several = torch.zeros_like(target).scatter_add(1, target, torch.ones_like(target))[..., None] > 1
+    total = torch.zeros_like(share).scatter_add(1, target[..., None], share)
+    mean = torch.zeros_like(own).scatter_add(1, index, own * share) / total.clamp(min=1)
+    return torch.where(several, mean, own).to(tokens.dtype)
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,10 @@ class TokenPruning:
             needed = images.split(context.needed)
             ranked = total.masked_fill(needed, torch.inf)
         if self.select is not None:
-            stays, target = self.select(images.split(tokens), ranked, left, keep)
+            compared = tokens
+            if (reads := getattr(self.select, "reads", None)) is not None:
+                compared = context.need(reads, "select")()
+            stays, target = self.select(images.split(compared), ranked, left, keep)
             stays = stays if needed is None else stays | needed
             place = torch.arange(tokens.shape[1], device=target.device).expand(len(tokens), -1)
             target = images.join(images.split(place).gather(1, target)).where(context.valid, place)

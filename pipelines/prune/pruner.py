@@ -84,6 +84,8 @@ def prune(
         return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
     host, language_model = find_host(model, kind)
     pruning = _method(method, keep, len(language_model.layers))
+    if getattr(pruning.select, "sized", False):
+        raise ValueError(f"`method` merges inside the layers of a vision encoder, and `model` {kind} is none.")
     prompts, reader = PromptReader(model, host), _reader(host, pruning)
     return Pruner(host, DecoderPruner(host, language_model, prompts, pruning, positions == "renumbered", reader))
 
