@@ -1,6 +1,7 @@
 """`demos.batch` on a Ray cluster: two nodes on this machine, one of which is killed in the middle."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,9 @@ from demos import painting
 from demos.manifest import inside, pictures
 from tinyworld import WEIGHTS
 
+# Ray reads these when it is imported. Else nodes ask for a token wherever a local cluster was started before, which
+# drivers show to none that is given by its address, and ask for nothing elsewhere.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow  # starting Ray takes seconds, and so does loading the model on every node
 

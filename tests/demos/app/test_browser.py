@@ -32,6 +32,8 @@ def test_generate_see_the_plot_choose_a_step(browser, address):
     for side in ("left", "right"):
         assert page.locator(f"#stage .{side} img").evaluate("image => image.naturalWidth") == 64
     assert page.locator("#schedule .heatmaplayer .hm").count() == 4  # clip, discriminator, reward, combined
+    legend = page.locator("#why div.legend")
+    assert legend.is_visible() and "chosen" in legend.inner_text() and "by itself" in legend.inner_text()
     first = step_of(page)
     assert page.locator("#candidates .card").count() == len(SCALES)
     assert page.locator("#candidates .card mark").inner_text() == "chosen"

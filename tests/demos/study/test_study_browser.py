@@ -131,6 +131,11 @@ def test_ten_votes_back_and_the_report(folder, address, browser):
     page.evaluate("document.body.classList.add('dark')")
     page.wait_for_timeout(500)
     page.screenshot(path=SCREENS / "report_dark.png", full_page=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.screenshot(path=SCREENS / "report_phone.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # wide tables scroll by themselves
+    cells = page.eval_on_selector_all(".wide td", "cells => cells.map((cell) => getComputedStyle(cell).whiteSpace)")
+    assert cells and set(cells) == {"nowrap"}
     assert errors == []
 
 
