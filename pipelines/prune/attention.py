@@ -3,11 +3,12 @@
 No attention implementation is asked for its weights, so SDPA and FlashAttention stay in use.
 """
 
+import inspect
 import sys
 
 import torch
 
-from .modules import DecoderLayer, SelfAttention
+from .modules import DecoderLayer, Rotary, SelfAttention
 
 CHUNK = 128  # queries at a time: a long instruction times a long sequence would not fit into memory
 
@@ -26,41 +27,55 @@ def take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def rotated(
-    attention: SelfAttention, heads: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
+def parts_of(rotary: Rotary) -> tuple[torch.Tensor, ...]:
+    """Cosines and sines, or Llama 4's complex numbers that are both."""
+    return rotary if isinstance(rotary, tuple) else (rotary,)
+
+
+def rotated(attention: SelfAttention, heads: torch.Tensor, rotary: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Queries or keys ``(batch, heads, length, head dim)`` as the layer rotates them; some layers do not."""
     rotates = getattr(attention, "use_rope", None)
     if rotates is None:  # Cohere's layers with full attention have no positions
         rotates = not type(attention).__name__.startswith("Cohere2") or attention.sliding_window is not None
     if not rotates:
         return heads
-    return sys.modules[type(attention).__module__].apply_rotary_pos_emb(heads, heads, *position_embeddings)[0]
+    module = sys.modules[type(attention).__module__]
+    if not hasattr(module, "apply_rotary_pos_emb"):  # Llama 4
+        turned = heads.transpose(1, 2)
+        return module.apply_rotary_emb(turned, turned, *rotary)[0].transpose(1, 2)
+    rotate = module.apply_rotary_pos_emb
+    if "k" not in inspect.signature(rotate).parameters:  # Gemma 4
+        return rotate(heads, *rotary)
+    return rotate(heads, heads, *rotary)[0]
 
 
 def projected(
-    attention: SelfAttention, normed: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], name: str
+    attention: SelfAttention, normed: torch.Tensor, rotary: tuple[torch.Tensor, ...], name: str
 ) -> torch.Tensor:
     """Rotated queries or keys of a layer.
 
     Args:
         normed: the attention's input, ``(batch, length, dim)``.
-        position_embeddings: cosines and sines for these, ``(batch, length, head dim)``.
+        rotary: `parts_of` the rotary embeddings for these, ``(batch, length, any)``.
         name: "q" or "k".
 
     Returns:
         ``(batch, heads, length, head dim)``.
     """
-    heads = getattr(attention, f"{name}_proj")(normed).unflatten(-1, (-1, attention.head_dim))
-    norm = getattr(attention, f"{name}_norm", None)
+    flat, norm = getattr(attention, f"{name}_proj")(normed), getattr(attention, f"{name}_norm", None)
+    if norm is not None and norm.weight.shape[0] == flat.shape[-1]:  # of all heads together
+        flat, norm = norm(flat), None
+    heads = flat.unflatten(-1, (-1, attention.head_dim))
     heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-    return rotated(attention, heads, position_embeddings)
+    heads = rotated(attention, heads, rotary)
+    after = getattr(attention, "qk_norm", None)  # Llama 4's, which has no weights
+    return heads if after is None else after(heads)
 
 
 def attention_received(
     layer: DecoderLayer,
     states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    rotary: Rotary,
     queries: torch.Tensor,
     valid: torch.Tensor,
     past_keys: torch.Tensor | None,
@@ -72,7 +87,7 @@ def attention_received(
     Args:
         layer: a decoder layer like Llama's, see `hosts.find_host`.
         states: its input, ``(batch, length, dim)``.
-        position_embeddings: cosines and sines for these states, ``(batch or 1, length, head dim)``.
+        rotary: embeddings for these states, ``(batch or 1, length, any)``.
         queries: ``(batch, length)``, which states ask.
         valid: ``(batch, past + length)``, which keys exist.
         past_keys: cached keys, rotated, ``(batch, key heads, past, head dim)``.
@@ -84,14 +99,15 @@ def attention_received(
         ``(batch, heads, past + length)`` float32; zero in a row without queries.
     """
     attention = layer.self_attn
-    cos, sin = (part.expand(states.shape[0], -1, -1) for part in position_embeddings)
+    parts = tuple(part.expand(states.shape[0], -1, -1) for part in parts_of(rotary))
     normed = layer.input_layernorm(states)
     order, real = compact(queries)
-    q = projected(attention, take(normed, order), (take(cos, order), take(sin, order)), "q")
-    k = projected(attention, normed, (cos, sin), "k")
+    q = projected(attention, take(normed, order), tuple(take(part, order) for part in parts), "q")
+    k = projected(attention, normed, parts, "k")
     if unrotated:
         ones = torch.ones(len(k), 1, *k.shape[2:], device=k.device)
-        turned = rotated(attention, ones, (cos.float(), sin.float()))[:, 0] / attention.head_dim**0.25
+        wide = tuple(part if part.is_complex() else part.float() for part in parts)
+        turned = rotated(attention, ones, wide)[:, 0] / attention.head_dim**0.25
     past = 0
     if past_keys is not None and past_keys.numel():
         past = past_keys.shape[-2]
@@ -100,9 +116,12 @@ def attention_received(
     k = k[:, :, None].transpose(-1, -2)
     slot = torch.arange(k.shape[-1], device=k.device)
     share = real.float() / real.sum(1, keepdim=True).clamp(min=1)
+    softcap = getattr(attention, "attn_logit_softcapping", None)  # Gemma 2's
     received = torch.zeros(len(q), q.shape[1] * q.shape[2], k.shape[-1], device=q.device)
     for asking, place, part in zip(q.split(CHUNK, -2), order.split(CHUNK, 1), share.split(CHUNK, 1), strict=True):
         weights = (asking @ k).flatten(1, 2).float() * attention.scaling
+        if softcap is not None:
+            weights = (weights / softcap).tanh() * softcap
         if seen is None:
             allowed = valid[:, None] & (slot <= past + place[..., None])
         else:

@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicLayer
 
 from evaluators.token.base import Embeddings, TokenContext
 
-from .attention import attention_received, compact, projected, take
+from .attention import attention_received, compact, parts_of, projected, take
 from .modules import LanguageModel
 from .prompt import last_true
 from .reader import EncoderReader
@@ -69,8 +69,8 @@ def token_context(
 
     def rotated_keys() -> torch.Tensor:
         layer, given = layers[index - 1], before()
-        cos, sin = (part.expand(len(given), -1, -1) for part in stage_of(index - 1).rotary)
-        return projected(layer.self_attn, layer.input_layernorm(given), (cos, sin), "k").transpose(1, 2).flatten(2)
+        rotary = tuple(part.expand(len(given), -1, -1) for part in parts_of(stage_of(index - 1).rotary))
+        return projected(layer.self_attn, layer.input_layernorm(given), rotary, "k").transpose(1, 2).flatten(2)
 
     norm = getattr(model, "norm", None)
     return TokenContext(

@@ -88,7 +88,7 @@ class DecoderPruner:
                 e for e in self.pruning.evaluators.values() if observes(e) and e.layers[0] <= index + 1 <= e.layers[1]
             ]
             if watching:
-                for block in (layer.self_attn, layer.mlp):
+                for block in (layer.self_attn, getattr(layer, "mlp", None) or layer.feed_forward):
                     hooks.after(block, self.after_block(watching))
         if self.reader is not None:
             self.reader.attach(hooks)
@@ -167,7 +167,7 @@ class DecoderPruner:
             if run is None or run.prompt is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
-            y = output[0] if isinstance(output, tuple) else output
+            y = (output[0] if isinstance(output, tuple) else output).view(x.shape)  # Llama 4's experts make it flat
             asked, (index, valid) = run.at_slots(run.prompt.tokens), run.candidates()
             for evaluator in watching:
                 with torch.no_grad():  # checkpointed layers run again, and then nobody looks
@@ -197,8 +197,9 @@ class DecoderPruner:
             run.kept[index] = stage.kept
             # `position_ids` is read by FlashAttention alone, which would take a gap for the start of another sequence.
             changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
-            if args:
-                return (states, *args[1:]), {**kwargs, **changed}
+            if args:  # Gemma 4 has an input of every layer behind the states
+                left = [take(a, run.chunk().clamp(min=0)) if isinstance(a, torch.Tensor) else a for a in args[1:]]
+                return (states, *left), {**kwargs, **changed}
             return args, {**kwargs, **changed, "hidden_states": states}
 
         return hook

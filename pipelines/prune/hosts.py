@@ -14,6 +14,7 @@ from .masks import REACH, layer_kinds
 from .modules import LanguageModel, VisionLanguageModel
 
 ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
+NORMS = {"q_norm", "k_norm", "v_norm", "qk_norm"}
 
 
 def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, LanguageModel]:
@@ -57,17 +58,24 @@ def lacks(decoder: LanguageModel) -> list[str]:
     """What its layers lack to be like Llama's."""
     missing = [] if hasattr(decoder, "rotary_emb") else ["rotary_emb"]
     for layer in decoder.layers:
-        parts = [name for name in ("input_layernorm", "self_attn", "mlp") if not hasattr(layer, name)]
+        parts = [name for name in ("input_layernorm", "self_attn") if not hasattr(layer, name)]
+        if not hasattr(layer, "mlp") and not hasattr(layer, "feed_forward"):
+            parts.append("mlp")
         if "position_embeddings" not in inspect.signature(layer.forward).parameters:
             parts.append("position_embeddings")
+        if getattr(layer, "norm_after", False):
+            parts.append("norms before attention")
         if attention := getattr(layer, "self_attn", None):
             parts += [name for name in ATTENTION if not hasattr(attention, name)]
-            if not hasattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb"):
+            module = sys.modules[type(attention).__module__]
+            if not hasattr(module, "apply_rotary_pos_emb") and not hasattr(attention, "use_rope"):
                 parts.append("apply_rotary_pos_emb")
-            norms = [norm for name in ("q_norm", "k_norm") if (norm := getattr(attention, name, None)) is not None]
-            if any(norm.weight.shape != (attention.head_dim,) for norm in norms):
-                parts.append("norms of each head")
-            others = {name for name, _ in attention.named_children() if "norm" in name} - {"q_norm", "k_norm"}
+            for name in ("q", "k"):
+                norm, projection = getattr(attention, f"{name}_norm", None), getattr(attention, f"{name}_proj", None)
+                sizes = (getattr(attention, "head_dim", None), getattr(projection, "out_features", None))
+                if norm is not None and norm.weight.shape[0] not in sizes:
+                    parts.append("norms of each head")
+            others = {name for name, _ in attention.named_children() if "norm" in name} - NORMS
             parts += ["q_norm and k_norm in the place of " + " and ".join(sorted(others))] if others else []
         missing += [name for name in parts if name not in missing]
     return [f"`{name}`" for name in missing]

@@ -71,6 +71,8 @@ class VisualTokens:
         self.host = host
         self.signature = inspect.signature(host.forward)
         self.ids = {kind: token_id(host.config, kind) for kind in range(1, len(KINDS) + 1)}
+        if self.ids[2] == self.ids[1]:  # Molmo 2 has one id for both
+            del self.ids[2]
         self.seen = Seen()
 
     def attach(self) -> None:
@@ -161,7 +163,9 @@ class VisualTokens:
         known, sizes = self.seen.frames, self.seen.sizes.get("video", [])
         videos = [name for _, _, name in KINDS].index("video") + 1
         if sizes and not bool((kind == videos).any()):
-            raise ValueError("`frames` of a video are read, and `model` gives its tokens the id of images (GLM-V).")
+            raise ValueError(
+                "`frames` of a video are read, and `model` gives its tokens the id of images (GLM-V, Molmo 2)."
+            )
         repeats = max(1, len(sizes) // len(known)) if known else 1  # of rows, one after the other
         most, first = int(visual.sum(1).max()), 0
         found = torch.zeros(4, len(visual), most, dtype=torch.long, device=visual.device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from .attention import take
+from .attention import parts_of, take
 from .cache import PrunedLayer
 from .modules import LanguageModel, VisionLanguageModel
 from .run import Run, Stage
@@ -26,6 +26,12 @@ def layer_kinds(config: Any, depth: int) -> list[str]:
     if kinds:
         return list(kinds)
     return ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * depth
+
+
+def reads_both_ways(host: VisionLanguageModel, config: Any) -> bool:
+    """Whether images, or more, are read in both directions."""
+    typed = "token_type_ids" in inspect.signature(host.forward).parameters or host.config.model_type == "molmo2"
+    return typed or getattr(config, "use_bidirectional_attention", None) == "vision"
 
 
 def is_causal(run: Run, mask: torch.Tensor) -> bool:
@@ -54,7 +60,7 @@ class Staging:
 
     def __init__(self, host: VisionLanguageModel, model: LanguageModel, renumber: bool) -> None:
         self.model, self.renumber = model, renumber
-        self.two_way = "token_type_ids" in inspect.signature(host.forward).parameters
+        self.two_way = reads_both_ways(host, model.config)
         kinds = layer_kinds(model.config, len(model.layers))
         self.reach = [getattr(model.config, name) if (name := REACH[kind]) else None for kind in kinds]
 
@@ -65,6 +71,12 @@ class Staging:
             raise ValueError(
                 f"`attn_implementation` must be 'sdpa' or 'eager' beyond the {reach} tokens of a window of `model`: "
                 f"{attention!r} would count it in the tokens left."
+            )
+        layer = self.model.layers[index].self_attn
+        scaled = getattr(layer, "attn_temperature_tuning", False) and not layer.use_rope
+        if scaled and run.slots is not None and run.seen + run.length >= layer.floor_scale:
+            raise ValueError(
+                f"`model` scales attention by position from {layer.floor_scale} tokens on: it is too long."
             )
         if self.two_way and mask is not None and not isinstance(mask, torch.Tensor):
             raise ValueError(
@@ -141,7 +153,8 @@ class Staging:
             positions = kwargs["position_ids"].expand(batch, -1).gather(1, slots.clamp(min=0)) - gone[:, -length:]
             rotary = self.model.rotary_emb(states, positions.clamp(min=0))
         elif run.slots is not None:
-            rotary = tuple(take(part.expand(batch, -1, -1), slots.clamp(min=0)) for part in whole)
+            left = [take(part.expand(batch, -1, -1), slots.clamp(min=0)) for part in parts_of(whole)]
+            rotary = tuple(left) if isinstance(whole, tuple) else left[0]
         return run.add_stage(Stage(source, kept, valid, mask, rotary, None if causal else as_allowed(mask)))
 
 

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
+
+Rotary = tuple[torch.Tensor, ...] | torch.Tensor  # what layers are given as `position_embeddings`
 
 
 class SelfAttention(nn.Module):
     head_dim: int
     scaling: float
     sliding_window: int | None
+    use_rope: bool  # Llama 4's
+    floor_scale: int
     q_proj: nn.Linear
     k_proj: nn.Linear
 
@@ -20,6 +25,7 @@ class DecoderLayer(nn.Module):
     input_layernorm: nn.Module
     self_attn: SelfAttention
     mlp: nn.Module
+    feed_forward: nn.Module  # Llama 4's name for it
 
 
 class LanguageModel(nn.Module):

@@ -82,3 +82,13 @@ def test_a_window_is_not_counted_in_the_tokens_left(monkeypatch):
 def test_positions_stay_where_windows_are_counted_in_them(name):
     with pytest.raises(ValueError, match="must be 'original' for a model with windows"):
         prune(hosts.build(name), "transprune", positions="renumbered")
+
+
+def test_queries_that_are_scaled_by_position(monkeypatch):
+    """Llama 4 does it by the place in the chunk, which tokens left do not keep."""
+    model = hosts.build("Llama4")
+    layer = find_host(model, "")[1].layers[3].self_attn
+    assert layer.attn_temperature_tuning and not layer.use_rope
+    monkeypatch.setattr(layer, "floor_scale", 16)
+    with prune(model, "divprune"), pytest.raises(ValueError, match="by position from 16 tokens on: it is too long"):
+        model(**hosts.collate(model, ROWS))

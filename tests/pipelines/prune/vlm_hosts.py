@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from prune_hosts import DEPTH, EOS, IMAGE, PAD, VIDEO
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MoeCausalLMOutputWithPast
 
 # What any configuration is made of is set to these, wherever it has something of the name.
 SMALL: dict[str, Any] = {
@@ -19,11 +19,13 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_key_value_heads", "num_hidden_layers", "depth", "num_heads", "num_experts_per_tok"), 2),
     **dict.fromkeys(("moe_num_shared_experts", "n_shared_experts", "first_k_dense_replace", "encoder_layers"), 1),
     **{"encoder_attention_heads": 2, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 8},
+    **dict.fromkeys(("vision_output_dim", "projector_input_dim", "projector_output_dim"), 32),
     **{"vocab_size": 64, "max_position_embeddings": 512, "image_size": 16, "patch_size": 4, "initializer_range": 0.2},
     **{"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS, "audio_token_id": 58, "audio_token_index": 58},
     **{"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": VIDEO, "video_token_index": VIDEO},
 }
 TOKENS = 12  # of an image
+VARIES = ("head_dim", "num_key_value_heads", "num_hidden_layers")  # from layer to layer, in Gemma 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Host:
     Attributes:
         name: of the class.
         changes: to its configuration, by dotted names.
+        text: what its text configuration is made with.
         stacked: whether its encoder gives one tensor, not a list of images.
         refused: a part of the message where it cannot be pruned.
         variant: what tells it apart from another of its class.
@@ -40,6 +43,7 @@ class Host:
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
     stacked: bool = False
     refused: str = ""
     variant: str = ""
@@ -49,6 +53,11 @@ SQUARE = {"vision_config.image_size": [16, 16], "vision_config.patch_size": [4, 
 WINDOW = {"text_config.sliding_window": 9}  # of which tests have several
 KINDS = ["sliding_attention", "sliding_attention", "full_attention"]
 LAYERS = {"text_config.layer_types": (KINDS * 2)[:DEPTH]}
+CAPPED = {"text_config.attn_logit_softcapping": 0.1}  # which tells in logits so small
+BOTH_WAYS = {"use_bidirectional_attention": "vision"}
+GEMMA4 = {"num_hidden_layers": DEPTH, "layer_types": [*KINDS[:3], KINDS[0], KINDS[2]]}
+GEMMA4 |= {"num_key_value_heads": 2, "head_dim": 8}
+GEMMA4 |= {"global_head_dim": 16, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 64}
 QWEN_WINDOW = WINDOW | LAYERS | {"text_config.use_sliding_window": True}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
@@ -95,11 +104,24 @@ HOSTS = {
         Host("Cosmos3OmniForConditionalGeneration"),
         Host("Gemma3ForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("PaliGemmaForConditionalGeneration", stacked=True),
+        Host(
+            "PaliGemmaForConditionalGeneration", WINDOW | CAPPED, {"model_type": "gemma2"}, stacked=True, variant=" 2"
+        ),
+        Host("Gemma4ForConditionalGeneration", WINDOW, text=GEMMA4),
+        Host("Gemma4ForConditionalGeneration", WINDOW, text=GEMMA4 | BOTH_WAYS, variant=", both ways"),
+        Host("Llama4ForConditionalGeneration", {"text_config.attention_chunk_size": 9}, stacked=True),
+        Host("Molmo2ForConditionalGeneration", {"image_patch_id": IMAGE}),
+        Host("Molmo2ForConditionalGeneration", {"image_patch_id": IMAGE}, {"qk_norm_type": "olmo"}, variant=", OLMo"),
         Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
+        Host(
+            "Gemma4ForConditionalGeneration",
+            text=GEMMA4 | {"num_kv_shared_layers": 2},
+            variant=", shared keys",
+            refused="without `k_proj`",
+        ),
         Host("Blip2ForConditionalGeneration", refused="it is not supported"),
         Host("InstructBlipForConditionalGeneration", refused="it is not supported"),
-        Host("Llama4ForConditionalGeneration", refused="without `mlp`"),
         Host("Qwen3_5ForConditionalGeneration", refused="without `self_attn`"),
         Host("Kimi_K25ForConditionalGeneration", refused="without `k_proj`"),
         Host("Lfm2VlForConditionalGeneration", refused="without `input_layernorm`"),
@@ -116,9 +138,11 @@ HOSTS = {
 def shrink(config: Any, text: bool = False) -> Any:
     """`config` with everything in it small."""
     for name, value in SMALL.items():
+        if text and name in VARIES and type(config).__name__ == "Gemma4TextConfig":
+            continue
         if hasattr(config, name) and not isinstance(getattr(config, name), (dict, list)):
             setattr(config, name, value)
-    if text:
+    if text and config.num_hidden_layers != DEPTH:
         config.num_hidden_layers = DEPTH
     for name in ("layer_types", "mlp_layer_types"):
         if kinds := getattr(config, name, None):
@@ -137,10 +161,12 @@ def build(name: str) -> Any:
     """The model of a host in eval mode with weights from a fixed seed."""
     host = HOSTS[name]
     model_class = getattr(transformers, host.name)
-    config = shrink(model_class.config_class())
+    config = shrink(model_class.config_class(**({"text_config": host.text} if host.text else {})))
     for path, value in host.changes.items():
         *parts, last = path.split(".")
         setattr(functools.reduce(getattr, parts, config), last, value)
+    if name == "Llama4" and not hasattr(MoeCausalLMOutputWithPast, "image_outputs"):
+        MoeCausalLMOutputWithPast.image_outputs = None  # transformers 5.24 reads it, so that no call of its own returns
     torch.manual_seed(0)
     model = model_class(config).eval()
     model.generation_config.suppress_tokens = [IMAGE, VIDEO, EOS, 58]
@@ -179,6 +205,7 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
     image = BaseModelOutputWithPooling(pooler_output=given if apart else torch.stack(given))
     if kind == "video" and model.config.model_type == "video_llava":  # one by one
         image.pooler_output = image.pooler_output.view(-1, TOKENS // 3, 32)
+    image.last_hidden_state = image.pooler_output  # which Llama 4 reads
     image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
     image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
     image.frames = [3] * len(features)  # of a video
@@ -187,4 +214,6 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
         types["token_type_ids"] = (
             torch.zeros_like(ids) if "paligemma" in model.config.model_type else (ids == IMAGE).int()
         )
+    if model.config.model_type in ("gemma4", "molmo2"):
+        types["mm_token_type_ids"] = (ids == IMAGE).int()
     return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {kind: image}} | types
