@@ -26,7 +26,6 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "how often judges of either kind agree with votes, or with another judge"),
     "calibrate": ("training.calibrate", "how loud each evaluator may speak, at each noise level"),
     "train latents": ("training.latents", "captioned pictures as a model's latents"),
-    "train redraw": ("training.redraw", "captioned pictures as a model would draw them"),
     "train clip": ("training.clip", "latents against captions, from a teacher that sees pictures"),
     "train trajectories": ("training.trajectories", "what a model makes of prompts, kept at every step"),
     "train rejudge": ("training.rejudge", "trajectories scored by another judge"),

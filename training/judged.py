@@ -18,20 +18,27 @@ DECIDED = 1.0  # two pictures whose scores differ by less than so many standard 
 class Judged:
     """Trajectories with scores, by prompt, as far as they are made.
 
+    Args:
+        folder: of `training.trajectories`, with a judge.
+        second: an evaluator of latents that has a say beside the judge, about the finished pictures, `share` times as
+            loud. Two that err at different places err less together.
+
     Attributes:
         train, test: ``(shard, place among its prompts)`` of each prompt.
         mean, spread: of the scores; the spread is that within a prompt.
     """
 
-    def __init__(self, folder: ShardFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: ShardFolder, second: Evaluator | None = None, share: float = 0.0) -> None:
+        self.folder, self.second, self.share = folder, second, share
         self.images = int(folder.what["images"])
         self.shards: dict[str, Shard] = {}
+        self.said: dict[str, list[torch.Tensor]] = {}  # by the judge, and by the second
         self.scores: dict[str, torch.Tensor] = {}
         self.train: list[tuple[str, int]] = []
         self.test: list[tuple[str, int]] = []
         self.mean, self.spread = 0.0, 1.0
 
+    @torch.no_grad()
     def refresh(self) -> None:
         """Takes in the shards that were finished since."""
         for shard in self.folder.shards():
@@ -40,13 +47,20 @@ class Judged:
             if "scores" not in shard.names:
                 raise ValueError(f"{str(self.folder.path)!r} has no scores: make it with a judge")
             name, prompts = shard.path.name, shard.about["captions"][:: self.images]
-            self.shards[name], self.scores[name] = shard, shard.tensor("scores").view(-1, self.images)
+            self.shards[name], self.said[name] = shard, [shard.tensor("scores").view(-1, self.images)]
+            if self.second is not None:
+                finished = shard.tensor("latents")[:, -1].float().unflatten(0, (-1, self.images))
+                self.said[name].append(score(self.second, finished, Context(prompts, 0.0, 0.0)).cpu())
             for place, test in enumerate(held_out(prompts, shard.about)):
                 (self.test if test else self.train).append((name, place))
-        scores = torch.cat(list(self.scores.values()))
-        self.mean, self.spread = float(scores.mean()), float(scores.var(1, correction=0).mean().sqrt())
-        if not self.spread > 0:
+        spreads = [spread_of(torch.cat(parts)) for parts in zip(*self.said.values(), strict=True)]
+        if not spreads[0] > 0:
             raise ValueError("the judge says the same of all pictures of a prompt: there is nothing to learn from it")
+        for name, (judge, *second) in self.said.items():
+            also = self.share * second[0] * (spreads[0] / spreads[1]) if second else 0.0
+            self.scores[name] = judge + also
+        scores = torch.cat(list(self.scores.values()))
+        self.mean, self.spread = float(scores.mean()), spread_of(scores)
 
     @property
     def channels(self) -> int:
@@ -78,6 +92,11 @@ class Judged:
             (scores - self.mean) / self.spread,
             [self.prompt(item) for item in items],
         )
+
+
+def spread_of(scores: torch.Tensor) -> float:
+    """Within a prompt, of ``(prompts, images)``."""
+    return float(scores.var(1, correction=0).mean().sqrt())
 
 
 def batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -1,10 +1,10 @@
 """Trajectories scored by another judge, without sampling them again.
 
-    online-guidance train rejudge --trajectories runs/trajectories --judge hpsv2 --out runs/by_hpsv2
-    online-guidance train value --trajectories runs/by_hpsv2 --clip runs/clip/clip --out runs/value
+    online-guidance train rejudge --trajectories runs/trajectories --judge image_reward --out runs/by_reward
+    online-guidance train rejudge --trajectories runs/trajectories --judge vqa=VLM --out runs/by_vlm
 
-The finished latents are decoded by the autoencoder of the model that made them. What was interrupted goes on with the
-same command; several processes share the work.
+`train value --trajectories` learns from them. The finished latents are decoded by the autoencoder of the model that
+made them. What was interrupted goes on with the same command; several processes share the work.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from commands.parser import Parser
 
 from . import loop, vae
 from .judges import load_judge
+from .latents import DTYPES
 from .shards import ShardFolder
 from .trajectories import judged
 
@@ -25,12 +26,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trajectories", type=Path, required=True, help="folder of `train trajectories`")
     parser.add_argument("--judge", metavar="NAME[=SOURCE]", required=True, help="a judge of pictures, docs/judges.md")
     parser.add_argument("--out", type=Path, required=True, help="folder of the same trajectories with its scores")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the autoencoder")
     args = parser.parse_args(argv)
     try:
         made = ShardFolder.open(args.trajectories)
         if made.what.get("kind") != "trajectories":
             parser.error(f"argument --trajectories: {str(args.trajectories)!r} holds none")
-        judge, autoencoder = load_judge(args.judge), vae.load(made.what["model"]).vae
+        judge, autoencoder = load_judge(args.judge), vae.load(made.what["model"], DTYPES[args.dtype]).vae
         folder = ShardFolder(args.out, made.what | {"judge": args.judge})
     except (OSError, ValueError) as error:
         parser.error(str(error))

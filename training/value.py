@@ -9,7 +9,9 @@ prompt. It needs no pictures, only prompts: it learns from what the model itself
 
 Pictures are sampled and judged as `training.trajectories` does, into the folder ``trajectories`` of ``--out``, while
 the training goes on: a fifth of them before it, the last when two thirds of it are over. With ``--trajectories`` they
-are there. Every eighth prompt is held out, and says how often the value prefers the picture that the judge prefers.
+are there. The CLIP that it begins as has a say about the finished pictures beside the judge (``--clip-share``): each
+errs at other places, and mistakes are learned as well. Every eighth prompt is held out, and says how often the value
+prefers the picture that the judge prefers.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from commands.arguments import scale
 from commands.parser import Parser
 from evaluators import LatentCLIP, LatentValue, OpenCLIPTower
 from evaluators.base import Context, score
@@ -34,6 +37,7 @@ from .trajectories import Sampling, add_arguments, sampling
 
 FIRST, LAST = 0.2, 0.66  # share of the pictures before the training; of the training when all of them are there
 FRESH = 0.6  # share of the latents that are the finished ones with noise anew: else each draw is learned by heart
+CLIP_SHARE = 0.5
 REGRESSION = 0.2  # weight of the outcome itself beside the ranking, without which hard prompts drown it
 
 
@@ -96,6 +100,12 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser, images=8, required=False)
     parser.add_argument("--judge", metavar="NAME[=SOURCE]", help="a judge of pictures, see docs/judges.md")
     parser.add_argument("--trajectories", type=Path, help="folder of `train trajectories` with a judge, instead")
+    parser.add_argument(
+        "--clip-share",
+        type=scale,
+        default=CLIP_SHARE,
+        help="how loudly the CLIP that it begins as speaks beside the judge, about the finished pictures",
+    )
     begin = parser.add_mutually_exclusive_group(required=True)
     begin.add_argument("--clip", type=Path, help="folder of the latent CLIP that it begins as")
     begin.add_argument(
@@ -114,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.trajectories is None:
             task = sampling(args, args.out / "trajectories")
             sample_until(task, FIRST)
-        data = Judged(ShardFolder.open(args.trajectories) if task is None else task.folder)
+        folder = ShardFolder.open(args.trajectories) if task is None else task.folder
+        data = Judged(folder, clip if args.clip_share else None, args.clip_share)
         data.refresh()
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -150,7 +161,9 @@ def main(argv: list[str] | None = None) -> None:
         return torch.where(fresh, noisy, latents), level, scores, prompts
 
     report = loop.fit(args, Values(value), batch_of, loss_of, prepare=prepare)
-    (accuracy, pairs), (before, _) = (ranking_accuracy(one, data, data.test) for one in (value, clip))
+    judged = Judged(data.folder)  # by the judge alone
+    judged.refresh()
+    (accuracy, pairs), (before, _) = (ranking_accuracy(one, judged, judged.test) for one in (value, clip))
     levels = sorted(accuracy)
     reliability = np.interp(LEVELS, levels, [accuracy[level] for level in levels]).round(4).tolist()
     by_level = {f"{level:.3f}": [accuracy[level], before[level]] for level in reversed(levels)}

@@ -227,6 +227,27 @@ def test_every_eighth_prompt_is_held_out():
     assert held_out(["a", "b", "c"], {"first": 6}) == [False, False, True]
 
 
+def test_a_second_speaks_as_loudly_as_its_share_says(models, prompts, tmp_path):
+    """In units of each one's own spread within a prompt, whatever scale it speaks on."""
+
+    class Loud(PixelEvaluator):
+        name, space, needs_prompt = "loud", "noisy", False
+
+        def forward(self, candidates, context):
+            return 1000 * candidates.mean((2, 3, 4))
+
+    folder = sample(models, prompts, tmp_path / "out")
+    alone, both = Judged(folder), Judged(folder, Loud(), 0.5)
+    alone.refresh()
+    both.refresh()
+    finished = torch.cat([shard.tensor("latents")[:, -1].float() for shard in folder.shards()])
+    said = finished.mean((1, 2, 3)).view(-1, 4)
+    judge, together = (torch.cat(list(data.scores.values())) for data in (alone, both))
+    unit = [x.var(1, correction=0).mean().sqrt() for x in (judge, said)]
+    torch.testing.assert_close(together, judge + 0.5 * said * unit[0] / unit[1])
+    assert both.spread > 0 and alone.train == both.train
+
+
 def test_agreements_count_decided_pairs():
     truth, said = torch.tensor([0.0, 2.0, 0.1]), torch.tensor([1.0, 3.0, 3.0])
     assert agreements(said, truth, margin=1.0) == [1.0, 0.5]

@@ -8,18 +8,12 @@ causal, so this gives exactly the losses of separate sequences at a fraction of 
 projector learn alone first, at a quarter of the cost of a step: answers about patches that show nothing yet teach
 nothing. They are told what each patch shows in words, and learn to point at the embeddings of these words, so that
 what the decoder reads is in its own language. Half of the pictures are clutter, in which few of the tokens matter to a
-question: a model that knows only large objects can answer from any part of them. With ``--redrawn``, half of the others
-are as the embedded text-to-image model draws them, so that it can judge that model's pictures:
-
-    python -m tinyworld.recipes.data --out runs/pictures -n 30000
-    online-guidance train redraw --model tinyworld/weights/text_to_image --data runs/pictures --resolution 64 \\
-        --aspect 1 --sampling-steps 10 --guidance-scale 3 --strength 0.4 0.9 -n 10240 --out runs/redrawn
+question: a model that knows only large objects can answer from any part of them.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +23,6 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from training import loop
-from training.pictures import Pictures, read
 from training.vae import to_pixels
 
 from .. import lvlm
@@ -44,7 +37,6 @@ from .processor import PATCH, build_processor
 QUESTIONS = 12  # for each image
 TOKENS = (SIZE // PATCH) ** 2  # of an image
 CLUTTER = 0.5  # of the pictures
-REDRAWN = 0.5  # of the others, where there are any
 # In the others. Where there are two kinds of object, a question has to be read before it can be answered.
 CATEGORY_SHARES = {"binding": 0.1, "count": 0.2, "two_kind": 0.25, "relation": 0.25, "text": 0.2}
 # 1 for the others and in clutter: fewer scenes, or more to learn.
@@ -146,25 +138,13 @@ def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool =
     return asked
 
 
-def redrawn_scene(pictures: Pictures, number: int) -> Scene:
-    """Scene `number` of the train split, as picture `number` shows it."""
-    return replace(make_scene(number), image=np.asarray(pictures[number].image()))
-
-
-def batch_of(
-    processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS, redrawn: Pictures | None = None
-) -> dict[str, torch.Tensor]:
-    """Pictures `first` … `first + n - 1` of the train split with `questions` questions each, for `Learner`. Some are
-    drawn from the `redrawn` ones instead."""
+def batch_of(processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
+    """Pictures `first` … `first + n - 1` of the train split with `questions` questions each, for `Learner`."""
     rngs = [np.random.default_rng((seed, 31)) for seed in range(first, first + n)]
     scenes = []
     for seed, rng in enumerate(rngs, first):
         category = str(rng.choice(list(CATEGORY_SHARES), p=list(CATEGORY_SHARES.values())))
-        clutter, again = rng.random() < CLUTTER, redrawn is not None and rng.random() < REDRAWN
-        if clutter or not again:
-            scenes.append(make_clutter(seed) if clutter else make_scene(seed, category=category))
-        else:
-            scenes.append(redrawn_scene(redrawn, int(rng.integers(len(redrawn)))))
+        scenes.append(make_clutter(seed) if rng.random() < CLUTTER else make_scene(seed, category=category))
     gray = np.array([rng.random() < GRAY for rng in rngs])
     images = np.stack([scene.image for scene in scenes])
     images[gray] = (images[gray] @ LUMA)[..., None].round().astype(np.uint8)
@@ -275,7 +255,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=60)
     parser.add_argument("--init", type=Path, help="folder of a model to train further")
-    parser.add_argument("--redrawn", help="folder of `train redraw` of the first pictures of `tinyworld.recipes.data`")
     parser.add_argument(
         "--vision-steps", type=int, default=2000, help="first, on the vision encoder alone; 0 with --init"
     )
@@ -289,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.compile_layers:
         for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
             layer.compile(dynamic=True)
-    start, redrawn = args.seed << 40, read(args.redrawn) if args.redrawn else None
+    start = args.seed << 40
 
     def make_batch(step: int) -> dict[str, torch.Tensor]:
         return batch_of(
@@ -297,7 +276,6 @@ def main(argv: list[str] | None = None) -> None:
             start + step * args.batch_size,
             args.batch_size,
             questions=QUESTIONS if step >= args.vision_steps else 0,
-            redrawn=redrawn,
         )
 
     report = loop.fit(args, learner, make_batch, loss_of, matrices=learner.matrices())
