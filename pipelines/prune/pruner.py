@@ -39,7 +39,8 @@ def prune(
         print(pruner.last.kept)
 
     Any batch size, left or right padding, several images, rows of text only, with or without KV cache (a
-    ``DynamicCache``), beam search, a cache reused over turns, any attention implementation. Rows that keep fewer tokens
+    ``DynamicCache``), beam search, a cache reused over turns, any attention implementation (where windows, chunks or images
+    read in both directions make masks of their own, "sdpa" or "eager"). Rows that keep fewer tokens
     are padded and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is
     zero. A cache made while pruning can be continued only while pruning. Layers spread over several devices are not
     supported.
@@ -59,8 +60,8 @@ def prune(
         keep: replaces the method's schedule: layers run to share or count, see `TokenPruning`; or one share or count
             for its last stage, where earlier stages keep no smaller share.
         positions: "original", every token keeps its position, or "renumbered", positions are made contiguous after each
-            pruning (TransPrune, arXiv 2507.20630); the latter is not for Qwen-VL, models with sliding
-            windows, nor vision encoders.
+            pruning (TransPrune, arXiv 2507.20630); the latter is not for Qwen-VL, models with sliding windows, nor
+            vision encoders.
 
     Returns:
         A `Pruner`: a context manager, or call its `enable` and `disable`.

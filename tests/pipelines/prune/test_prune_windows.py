@@ -6,6 +6,7 @@ import pytest
 import torch
 import vlm_hosts as hosts
 from prune_runs import CACHE
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from vlm_checks import close, generate
 from vlm_hosts import TOKENS, WINDOW
 
@@ -92,3 +93,28 @@ def test_queries_that_are_scaled_by_position(monkeypatch):
     monkeypatch.setattr(layer, "floor_scale", 16)
     with prune(model, "divprune"), pytest.raises(ValueError, match="by position from 16 tokens on: it is too long"):
         model(**hosts.collate(model, ROWS))
+
+
+def test_pixels_of_an_image_that_is_read_in_both_directions():
+    """From the vision tower on, in a batch of two rows with two images and one."""
+    torch.manual_seed(0)
+    text = {**prune_hosts.TEXT, "head_dim": 8, "sliding_window": REACH, "layer_types": hosts.KINDS + hosts.KINDS[1:]}
+    config = Gemma3Config(
+        text_config=text, vision_config=prune_hosts.VISION, image_token_id=prune_hosts.IMAGE, mm_tokens_per_image=4
+    )
+    model = Gemma3ForConditionalGeneration(config).eval()
+    model.generation_config.suppress_tokens = [prune_hosts.IMAGE, prune_hosts.EOS]
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()
+    image = [prune_hosts.IMAGE] * 4
+    rows = [[1, 5, *image, 7, *image, 8, 9], [1, 6, 7, 8, *image, 9, 10]]
+    ids = torch.tensor([[prune_hosts.PAD] * (len(rows[0]) - len(r)) + r for r in rows])
+    batch = {"input_ids": ids, "attention_mask": (ids != prune_hosts.PAD).long()}
+    batch |= {"token_type_ids": (ids == prune_hosts.IMAGE).int(), "pixel_values": torch.randn(3, 3, 16, 16)}
+    with prune(model, "fastv", keep={2: 0.5}) as pruner:
+        out = model.generate(
+            **batch, max_new_tokens=REACH, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+    assert pruner.last.kept[2].sum(1).tolist() == [4, 2]
+    gone = prune_hosts.gone(pruner.last, out.sequences.shape[1])
+    logits = prune_hosts.masked(model, prune_hosts.extend(batch, out.sequences), gone).logits
+    close(torch.stack(out.logits, 1), logits[:, ids.shape[1] - 1 : -1])
