@@ -39,11 +39,10 @@ def prune(
         print(pruner.last.kept)
 
     Any batch size, left or right padding, several images, rows of text only, with or without KV cache (a
-    ``DynamicCache``), beam search, a cache reused over turns, any attention implementation (where windows, chunks or images
-    read in both directions make masks of their own, "sdpa" or "eager"). Rows that keep fewer tokens
-    are padded and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is
-    zero. A cache made while pruning can be continued only while pruning. Layers spread over several devices are not
-    supported.
+    ``DynamicCache``), beam search, a cache reused over turns, any attention implementation ("sdpa" or "eager" where
+    windows, chunks or images read in both directions make a mask of their own). Rows that keep fewer tokens are padded
+    and masked. ``last_hidden_state`` and logits keep the length of the input: at dropped tokens the state is zero. A
+    cache made while pruning can be continued only while pruning. Layers spread over several devices are not supported.
 
     Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts;
     in training what comes before the first label that counts. Where an answer is part of the input without `labels`,
