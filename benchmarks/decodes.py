@@ -25,11 +25,11 @@ from evaluators import load_evaluators
 from evaluators.pixel.ocr import OCRScore
 from evaluators.pixel.vqa import VQAScore
 from guidance import SCALES, GreedySearch
-from pipelines import TinyWorldPipeline
 from tinyworld.asking import questions_about
 from tinyworld.pipeline import PANEL
 from training.loop import hardware
 
+from . import embedded
 from .provenance import commit
 from .quality import held_out_prompts
 from .rivals import STEPS
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
             made[name] = VQAScore.from_pretrained(tinyworld.WEIGHTS / "lvlm", questions_about)
         else:
             made[name] = OCRScore() if name == "ocr" else load_evaluators({name: tinyworld.WEIGHTS / name})[0]
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded.load()
     pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"
     prompts, seen = held_out_prompts(args.n), {name: [] for name in made}

@@ -23,7 +23,7 @@ from pipelines import TinyWorldPipeline
 from tinyworld.recipes.data import captions_of
 from training.loop import hardware
 
-from . import rivals
+from . import embedded, rivals
 from .metrics import paired_bootstrap
 from .pictures import folder, pending, run
 from .progress import progress
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         prompts = read_prompts(args)
-        pipe = TinyWorldPipeline.from_pretrained().to(args.device)
+        pipe = embedded.load().to(args.device)
         if unknown := set(args.only or ()) - set(known := grids(pipe.guidance)):
             raise ValueError(f"`--only` must name some of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
     except (ValueError, RuntimeError, OSError) as error:

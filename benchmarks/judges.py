@@ -34,6 +34,7 @@ from tinyworld.asking import questions_about
 from tinyworld.captions import parse_caption
 from training.loop import hardware
 
+from . import embedded
 from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_images
 from .pictures import make
 from .provenance import commit
@@ -98,7 +99,7 @@ def measure(
     code = commit()  # which may be another one when it is done
     if kept and (kept["prompts"], kept["steps"]) != (len(prompts), STEPS):
         raise ValueError(f"`out` holds a report of {kept['prompts']} captions, this is one of {len(prompts)}.")
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded.load()
     pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"  # this one is as quick as a tiny one
     made = judges()

@@ -37,7 +37,7 @@ from commands.parser import Parser
 from evaluators import EVALUATORS, Context, load_evaluators
 from guidance import GreedySearch
 from pipelines import guide
-from tinyworld.pipeline import PANEL, SCALES, default_guidance
+from tinyworld.pipeline import PANEL, SCALES, scale_search
 from training.loop import hardware
 
 from .provenance import commit
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     args = parser.parse_args(argv)
     panel = load_evaluators({name: tinyworld.WEIGHTS / name for name in args.evaluators})
-    search = default_guidance(panel, args.scales or SCALES)
+    search = scale_search(panel, args.scales or SCALES)
     if args.noises:
         search = noise_search(search, args.scales, args.noises)
     search.every = args.every or search.every

@@ -13,8 +13,8 @@ from evaluators.pixel.vqa import VQAScore
 from guidance import Static
 from pipelines.prune.pruner import prune
 from tinyworld.asking import questions_about
-from tinyworld.pipeline import TinyWorldPipeline
 
+from . import embedded
 from .quality import held_out_prompts
 
 METHODS = ("visionzip", "divprune", "random")
@@ -24,7 +24,7 @@ SCALE, STEPS, BATCH = 3.0, 10, 32
 
 def pairs(prompts: list[str]) -> torch.Tensor:
     """Two pictures that the embedded pipeline makes of each caption, ``(captions, 2, 3, H, W)`` in [0, 1]."""
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded.load()
     pipe.set_progress_bar_config(disable=True)
     asked, made = [prompt for prompt in prompts for _ in range(2)], []
     for first in range(0, len(asked), BATCH):

@@ -32,7 +32,7 @@ from tinyworld.recipes.data import captions_of
 from training.loop import hardware
 from training.quick import quicken
 
-from . import rivals
+from . import embedded, rivals
 from .metrics import (
     Features,
     best_per_category,
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         prompts = read_prompts(args)
-        pipe = TinyWorldPipeline.from_pretrained().to(args.device)
+        pipe = embedded.load().to(args.device)
         check_families(args.only, pipe.guidance)
         check_ablations(args.ablations, pipe.guidance)
     except (ValueError, RuntimeError, OSError) as error:

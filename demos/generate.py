@@ -94,11 +94,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
-    parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), default="dynamic")
+    parser.add_argument(
+        "--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: noise, with --model or --evaluators dynamic"
+    )
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
+    # Draws are told apart by evaluators of noisy latents, and the sampler of one's own model is not changed unasked.
+    args.guidance = args.guidance or ("noise" if args.model is None and not args.evaluators else "dynamic")
     args.prompt = read_prompts(parser, args)
     if args.guidance in SEARCHES and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
@@ -135,7 +139,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import transformers
 
     from guidance import SCHEDULES, GreedySearch
-    from tinyworld.pipeline import default_guidance
+    from tinyworld.pipeline import SCALE, scale_search
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
         library.utils.logging.disable_progress_bar()
@@ -151,7 +155,9 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         if hasattr(evaluator, "to"):
             evaluator.to(args.device)
     scales = {"scales": args.scales} if args.scales else {}
-    search = default_guidance(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
+    if args.model is None and args.guidance == "noise":
+        scales = {"scales": (SCALE,)} | scales
+    search = scale_search(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
     return pipe, searching(args.guidance, search)
 
 

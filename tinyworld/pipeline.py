@@ -4,32 +4,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers import DDPMScheduler
+
 from evaluators import Evaluator, load_evaluators
-from guidance import GreedySearch
+from guidance import GreedySearch, NoiseSearch
 from pipelines import DynamicGuidanceStableDiffusionPipeline
 
 from . import WEIGHTS
 
 PANEL = ("clip", "discriminator", "reward")
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
+SCALE = 3.0  # the best static one
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 
 
-def default_guidance(evaluators: Sequence[Evaluator] | None = None, scales: Sequence[float] = SCALES) -> GreedySearch:
-    """The search that guides the embedded model, by the evaluators of `PANEL` or by others of its VAE."""
+def scale_search(evaluators: Sequence[Evaluator] | None = None, scales: Sequence[float] = SCALES) -> GreedySearch:
+    """The search over scales alone, by the evaluators of `PANEL` or by others of its VAE."""
     panel = evaluators or load_evaluators({name: WEIGHTS / name for name in PANEL})
     weights = {e.name: WEIGHT[e.name] for e in panel if e.name in WEIGHT}
     # Every second step: this denoiser is so small that evaluators are no trifle beside it.
     return GreedySearch(panel, scales, weights=weights, every=2)
 
 
+def default_guidance() -> NoiseSearch:
+    """The search that guides the embedded model: over the sampler's draws, at one scale. docs/results.md has why."""
+    search = scale_search()
+    return NoiseSearch(list(search.evaluators.values()), (SCALE,), weights=search.weights)
+
+
 class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
-    """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by `default_guidance`."""
+    """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by `default_guidance`, with
+    a sampler that draws noise at each step."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path = WEIGHTS / "text_to_image", **kwargs: Any
     ) -> "TinyWorldPipeline":
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "scheduler" not in kwargs:
+            pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         pipe.guidance = default_guidance()
         return pipe

@@ -25,10 +25,10 @@ import tinyworld
 from commands.parser import Parser
 from guidance.cfg_plus_plus import at_strength
 from guidance.step import Decision, DenoisingStep
-from pipelines import TinyWorldPipeline
 from tinyworld.scenes import make_scene
 from training.vae import encode
 
+from .. import embedded
 from ..provenance import weights_digest
 from .model import Model
 
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("python -m benchmarks.rivals.annealing", __doc__)
     parser.add_argument("--updates", type=int, default=600, help="of 32 scenes each")
     args = parser.parse_args(argv)
-    network = train(TinyWorldPipeline.from_pretrained(), args.updates)
+    network = train(embedded.load(), args.updates)
     weights = weights_digest(tinyworld.WEIGHTS / "text_to_image")
     save_file(network.state_dict(), FILE, {"weights": weights, "updates": str(args.updates)})
     print(FILE)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -74,7 +74,9 @@ class Host:
         weights = tuple((name, self.default.weights.get(name, 1.0)) for name in self.default.evaluators)
         text, static = (OF_SHAPES[0], BEST_STATIC) if self.embedded else (EXAMPLES[0], STATIC_SCALE)
         own = {"scales": tuple(self.default.scales), "every": self.default.every, "weights": weights}
-        return Settings(text, static=static, **own)
+        first = Settings(text, static=static, **own)
+        # The sampler of a model of one's own is not changed unasked.
+        return replace(first, methods=("noise", "static")) if self.embedded and "noise" in self.methods else first
 
     def checked(self, settings: Settings) -> Settings:
         """Raises ValueError where `settings` cannot be used, in words for the visitor."""

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import embedded as embedded_model
 from benchmarks import front, pictures
-from tinyworld.pipeline import TinyWorldPipeline
 
 
 @pytest.fixture
 def pipe(embedded):
-    return TinyWorldPipeline.from_pretrained()
+    return embedded_model.load()
 
 
 def test_every_method_costs_its_budget(pipe):

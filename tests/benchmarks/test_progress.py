@@ -5,16 +5,16 @@ import re
 import pytest
 from tqdm.auto import tqdm
 
+from benchmarks import embedded as embedded_model
 from benchmarks import pictures, progress, rivals
 from guidance import Static
-from tinyworld.pipeline import TinyWorldPipeline
 
 PROMPTS = ["a red circle", "two blue stars", "three green squares"]
 
 
 @pytest.fixture
 def pipe(embedded):
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded_model.load()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

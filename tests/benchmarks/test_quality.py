@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import embedded as embedded_model
 from benchmarks import pictures, quality, rivals
 from guidance import GUIDERS, SCHEDULES, GreedySearch
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
-from tinyworld.pipeline import TinyWorldPipeline
 from tinyworld.recipes.data import captions_of
 
 
@@ -38,7 +38,7 @@ def test_what_is_finished_is_not_made_twice(tmp_path):
 
 @pytest.fixture
 def pipe(embedded):
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded_model.load()
     pipe.vae.to(memory_format=torch.channels_last)  # as the benchmark does
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks import embedded as embedded_model
 from benchmarks import pictures, rivals
 from benchmarks.rivals import annealing
 from benchmarks.rivals.epsilon_greedy import EpsilonGreedy, neighbour
@@ -16,7 +17,6 @@ from evaluators.base import FunctionEvaluator
 from guidance import CFGPlusPlus, GreedySearch, NoiseSearch, Static
 from guidance.panel import Panel
 from pipelines import guide
-from tinyworld.pipeline import TinyWorldPipeline
 
 PROMPTS = ["a red circle", "two blue stars"]
 STEPS = 4
@@ -32,7 +32,7 @@ PANEL = Panel([FunctionEvaluator(level, "level", "noisy")])
 
 @pytest.fixture
 def pipe(embedded):
-    pipe = TinyWorldPipeline.from_pretrained()
+    pipe = embedded_model.load()
     pipe.set_progress_bar_config(disable=True)
     pipe.guidance = None
     return pipe

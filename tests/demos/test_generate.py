@@ -12,7 +12,7 @@ from demos import cut
 from demos.generate import METADATA_KEY, claim, main, slug
 from evaluators import LatentDiscriminator
 from guidance import SCHEDULES, GuidanceTrace
-from tinyworld.pipeline import SCALES
+from tinyworld.pipeline import SCALE, SCALES
 
 PROMPTS = ["two red circles above a blue square", 'a green sign saying "CAB"']
 
@@ -35,17 +35,28 @@ def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
         image = Image.open(tmp_path / f"{stem}.png")
         assert image.size == (64, 64)
         data = json.loads(image.text[METADATA_KEY])
-        assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 3, "dynamic")
-        assert data["candidates"] == list(SCALES)
+        assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 3, "noise")
+        assert data["candidates"] == [SCALE]
         assert data["evaluators"] == ["clip", "discriminator", "reward"]
         trace = GuidanceTrace.from_json(tmp_path / f"{stem}_trace.json")
         assert trace.prompt == [prompt]
         assert trace.scales.shape == (3, 1)
         assert data["schedule"] == trace.scales[:, 0].tolist()
-        searched = [step["scores"]["clip"] for step in trace.steps if "scores" in step]
-        assert [np.shape(scores) for scores in searched] == [(1, len(SCALES))] * 2  # every second of three steps
-        assert trace.scales[1] == trace.scales[0]
+        assert set(data["schedule"]) == {SCALE}
+        draws = [step["noise_scores"]["clip"] for step in trace.steps if "noise_scores" in step]
+        assert [np.shape(scores) for scores in draws] == [(1, 8)] * 3
         assert Image.open(tmp_path / f"{stem}_schedule.png").width > 64
+
+
+def test_the_search_over_scales_is_an_option(embedded, tmp_path):
+    main([PROMPTS[0], "--guidance", "dynamic", "--steps", "3", "--out", str(tmp_path)])
+    (picture,) = pictures(tmp_path)
+    data = json.loads(Image.open(picture).text[METADATA_KEY])
+    assert data["guidance"] == "dynamic" and data["candidates"] == list(SCALES)
+    trace = GuidanceTrace.from_json(picture.with_name(f"{picture.stem}_trace.json"))
+    searched = [step["scores"]["clip"] for step in trace.steps if "scores" in step]
+    assert [np.shape(scores) for scores in searched] == [(1, len(SCALES))] * 2  # every second of three steps
+    assert trace.scales[1] == trace.scales[0]
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_alone(embedded, tmp_path):

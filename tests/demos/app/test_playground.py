@@ -27,7 +27,7 @@ def click(value):
 
 
 def test_updates_come_as_it_samples(visitor):
-    first, *steps, last = visitor.generate(steps=4)
+    first, *steps, last = visitor.generate(methods=("dynamic", "static"), steps=4)
     assert "Starting" in first["line"] and not first["why"].visible and first["seed"] == SEED
     told = [re.search(r"(Dynamic scale|Static), step (\d) of 4", update["line"]).groups() for update in steps]
     assert told == [(label, str(n)) for label in ("Dynamic scale", "Static") for n in range(1, 5)]
@@ -118,7 +118,7 @@ def test_advice(visitor, monkeypatch):
 
 
 def test_candidates_of_a_step(visitor):
-    last, made = visitor.finish(steps=4)
+    last, made = visitor.finish(methods=("dynamic", "static"), steps=4)
     scales = made.rows[0][0].trace.scales
     for step in range(1, 5):
         html = visitor.does.candidates(visitor.secret, last["current"], "dynamic", step)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from app_inputs import settings
@@ -130,3 +131,9 @@ def test_advice_is_escaped():
     shown = advice.shown("", advice.of_lost("<b>words</b>"))
     assert "&lt;b&gt;words" in shown and "<b>" not in shown
     assert advice.shown("", "") == ""
+
+
+def test_a_page_begins_with_what_guides_the_embedded_model_best(host):
+    """Beside a static scale; the sampler of another model is not changed unasked."""
+    assert host.embedded and host.settings.methods == ("noise", "static")
+    assert replace(host, embedded=False).settings.methods == ("dynamic", "static")
