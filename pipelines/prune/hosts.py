@@ -14,7 +14,7 @@ from .masks import REACH, layer_kinds
 from .modules import LanguageModel, VisionLanguageModel
 
 ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
-NORMS = {"q_norm", "k_norm", "v_norm", "qk_norm"}
+NORMS = {"q_norm", "k_norm", "v_norm"}
 
 
 def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, LanguageModel]:
@@ -76,6 +76,7 @@ def lacks(decoder: LanguageModel) -> list[str]:
                 if norm is not None and norm.weight.shape[0] not in sizes:
                     parts.append("norms of each head")
             others = {name for name, _ in attention.named_children() if "norm" in name} - NORMS
+            others -= {"qk_norm"} if hasattr(attention, "use_rope") else set()  # Llama 4's
             parts += ["q_norm and k_norm in the place of " + " and ".join(sorted(others))] if others else []
         missing += [name for name in parts if name not in missing]
     return [f"`{name}`" for name in missing]
@@ -87,6 +88,12 @@ def check_decoder(decoder: LanguageModel, pruning: TokenPruning, renumber: bool)
     kinds = set(layer_kinds(config, len(decoder.layers)))
     if unknown := kinds - set(REACH):
         raise ValueError(f"`model` has layers of {', '.join(sorted(unknown))}: only {', '.join(REACH)} can be pruned.")
+    if any(hasattr(layer, "altup") for layer in decoder.layers):
+        raise ValueError("`model` has several states of each token (AltUp, Gemma 3n): only one can be pruned.")
+    if not getattr(config, "is_causal", True):
+        raise ValueError(
+            "`model` reads everything in both directions: only what is written from left to right is pruned."
+        )
     if renumber and kinds != {"full_attention"}:
         raise ValueError("`positions` must be 'original' for a model with windows, which are counted in the input.")
     depth = len(decoder.layers)

@@ -68,6 +68,13 @@ def test_layers_of_another_kind_are_refused():
         prune(model)
 
 
+def test_a_decoder_that_is_no_decoder_is_refused():
+    model = hosts.build("llava")
+    model.model.language_model.config.is_causal = False
+    with pytest.raises(ValueError, match="reads everything in both directions"):
+        prune(model)
+
+
 def test_cross_attention_is_named():
     other = type("Other", (torch.nn.Module,), {})()
     other.cross_attn = torch.nn.Linear(1, 1)

@@ -58,6 +58,8 @@ BOTH_WAYS = {"use_bidirectional_attention": "vision"}
 GEMMA4 = {"num_hidden_layers": DEPTH, "layer_types": [*KINDS[:3], KINDS[0], KINDS[2]]}
 GEMMA4 |= {"num_key_value_heads": 2, "head_dim": 8}
 GEMMA4 |= {"global_head_dim": 16, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 64}
+GEMMA3N = GEMMA4 | {"num_kv_shared_layers": 0, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * DEPTH}
+GEMMA3N = {name: value for name, value in GEMMA3N.items() if name != "global_head_dim"}
 QWEN_WINDOW = WINDOW | LAYERS | {"text_config.use_sliding_window": True}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
@@ -112,6 +114,7 @@ HOSTS = {
         Host("Llama4ForConditionalGeneration", {"text_config.attention_chunk_size": 9}, stacked=True),
         Host("Molmo2ForConditionalGeneration", {"image_patch_id": IMAGE}),
         Host("Molmo2ForConditionalGeneration", {"image_patch_id": IMAGE}, {"qk_norm_type": "olmo"}, variant=", OLMo"),
+        Host("Cosmos3EdgeForConditionalGeneration"),
         Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host(
@@ -120,6 +123,8 @@ HOSTS = {
             variant=", shared keys",
             refused="without `k_proj`",
         ),
+        Host("MuseGlimmerForConditionalGeneration", refused="in the place of qk_norm"),
+        Host("Gemma3nForConditionalGeneration", text=GEMMA3N, stacked=True, refused="several states of each token"),
         Host("Blip2ForConditionalGeneration", refused="it is not supported"),
         Host("InstructBlipForConditionalGeneration", refused="it is not supported"),
         Host("Qwen3_5ForConditionalGeneration", refused="without `self_attn`"),
