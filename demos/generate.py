@@ -94,9 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
-    parser.add_argument(
-        "--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: noise, with --model or --evaluators dynamic"
-    )
+    parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: noise, with --model dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     add_model_arguments(parser)
     args = parser.parse_args(argv)
@@ -139,7 +137,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     import transformers
 
     from guidance import SCHEDULES, GreedySearch
-    from tinyworld.pipeline import SCALE, scale_search
+    from tinyworld.pipeline import scale_search
 
     for library in (diffusers, transformers):  # one bar, that of the denoising
         library.utils.logging.disable_progress_bar()
@@ -155,10 +153,8 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         if hasattr(evaluator, "to"):
             evaluator.to(args.device)
     scales = {"scales": args.scales} if args.scales else {}
-    if args.model is None and args.guidance == "noise":
-        scales = {"scales": (SCALE,)} | scales
     search = scale_search(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
-    return pipe, searching(args.guidance, search)
+    return pipe, searching(args.guidance, search, args)
 
 
 def is_critical(record: logging.LogRecord) -> bool:
@@ -184,15 +180,17 @@ def load_pipeline(source: str | Path, dtype: Any) -> Any:
         raise
 
 
-def searching(method: str, search: Any) -> Any:
+def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
     """The guidance of a method of `arguments.SEARCHES` (``budget:0.1``, ``noise:4``), built on `search`."""
     from guidance import Budget, NoiseSearch
+    from tinyworld.pipeline import SCALE
 
     name, *values = method.split(":")
     if name == "budget":
         return Budget(search, *map(float, values))
     if name == "noise":
-        return NoiseSearch(list(search.evaluators.values()), search.scales, *map(int, values), weights=search.weights)
+        scales = search.scales if args.scales or args.model else (SCALE,)
+        return NoiseSearch(list(search.evaluators.values()), scales, *map(int, values), weights=search.weights)
     return search
 
 

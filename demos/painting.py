@@ -63,7 +63,7 @@ def load(args: argparse.Namespace, fixed: dict[str, Any]) -> tuple[Any, dict[str
     first = "dynamic" if searched else "static"
     pipe, search = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
     pipe.set_progress_bar_config(disable=True)
-    guidances = {method: generate.searching(method, search) for method in searched}
+    guidances = {method: generate.searching(method, search, args) for method in searched}
     return pipe, fixed | guidances, search if searched else None
 
 

@@ -27,7 +27,7 @@ class Method:
 
 METHODS = {
     "dynamic": Method("Dynamic scale", "at each step evaluators choose the guidance scale"),
-    "noise": Method("Noise", "they choose among draws of the sampler's noise, then the scale", draws=True),
+    "noise": Method("Noise", "they choose among draws of the sampler's noise, at the static scale", draws=True),
     "best": Method("Best of two", "two whole pictures that way, of which they keep one", draws=True, made=BEST_OF),
     "budget": Method("Budget", "the dynamic scale, less passes of the model that would change little"),
     "static": Method("Static", "one scale all the way, as everywhere else"),
@@ -63,5 +63,5 @@ def guidance_of(name: str, settings: Settings, evaluators: dict[str, Evaluator])
     if name == "noise" and not noisy:
         raise ValueError("Noise is chosen by evaluators that read noisy latents; give one of them a weight")
     if METHODS[name].draws and noisy:
-        return NoiseSearch(panel, settings.scales, settings.draws, weights, every=settings.every)
+        return NoiseSearch(panel, (settings.static,), settings.draws, weights, every=settings.every)
     return search

@@ -51,7 +51,7 @@ def test_several_pictures_and_both_explained(visitor):
     assert f"seed {SEED + 1}" in other["stage"] and other["current"] == (last["current"][0], 1)
     assert list(other["figure"].data[1].y) == made.rows[1][1].trace.scales[:, 0].tolist()
     figure, _, cards = visitor.does.explain(visitor.secret, other["current"], "dynamic")
-    assert "draws of noise" not in cards and len(figure.data) < len(other["figure"].data)
+    assert "draws of noise" not in cards and "of draws" not in str(figure) and "of draws" in str(other["figure"])
     assert visitor.does.reuse(visitor.secret, other["current"])[NAMES.index("seed")] == SEED + 1
     assert visitor.does.last_seed(visitor.secret, other["current"], 99) == SEED + 1
     assert visitor.does.last_seed(visitor.secret, None, 99) == 99

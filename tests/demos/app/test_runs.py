@@ -84,7 +84,7 @@ def test_judges_of_pictures_cannot_tell_draws_apart(host):
 
 
 def test_a_single_candidate_is_not_searched_but_draws_may_be(host):
-    made = run(host, settings(host, scales=(6.0,), methods=("dynamic", "noise"), steps=2, every=1), quiet)
+    made = run(host, settings(host, scales=(6.0,), static=6.0, methods=("dynamic", "noise"), steps=2, every=1), quiet)
     dynamic, noise = made.rows[0]
     assert dynamic.trace.scales[:, 0].tolist() == noise.trace.scales[:, 0].tolist() == [6, 6]
     assert "noise" in noise.trace.steps[0] and "scores" not in dynamic.trace.steps[0]
