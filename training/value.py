@@ -141,6 +141,8 @@ def main(argv: list[str] | None = None) -> None:
     value = LatentValue.from_clip(clip)
     if clip.config["teacher"] is None:
         value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
+    if args.clip:
+        value.trunk.requires_grad_(False)  # so would the pictures: what it knows of others is worth more
     to_log_odds(value, data)
 
     def prepare(done: float) -> None:
