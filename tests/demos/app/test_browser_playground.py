@@ -35,7 +35,7 @@ def test_keys_start_it(browser, address):
     set_steps(page, 2)
     page.fill("#prompt textarea", "a pink heart")
     page.locator("#prompt textarea").press("Enter")
-    page.get_by_alt_text("a pink heart, by Dynamic scale, seed 0").wait_for()
+    page.get_by_alt_text("a pink heart, by Noise, seed 0").wait_for()
     page.locator("#seed input").fill("5")
     page.locator("#seed input").press("Control+Enter")
     page.get_by_alt_text("a pink heart, by Static, seed 5").wait_for()
@@ -205,7 +205,7 @@ def test_slider_and_large(browser, address):
     page.get_by_role("button", name="Side by side").click()
     page.locator("#stage .left .open").click()
     box = page.locator("dialog.box")
-    assert box.locator("img").get_attribute("alt") == "a pink heart, by Dynamic scale, seed 0"
+    assert box.locator("img").get_attribute("alt") == "a pink heart, by Noise, seed 0"
     screenshots.shoot(page, OUT / "playground_large.png")
     page.keyboard.press("ArrowRight")
     assert box.locator("img").get_attribute("alt") == "a pink heart, by Static, seed 0"
