@@ -135,14 +135,13 @@ class GuidanceTrace:
         return pd.DataFrame(rows)
 
     def plot(self, path: str | Path) -> None:
-        """Draws the schedule of every sample; below it, where searched, the combined score of every candidate of the
-        first sample. The file's ending gives the format."""
+        """Draws the schedule of every sample; below it, where searched, the combined scores of the first sample: of
+        every draw of noise, and of every candidate scale. The file's ending gives the format."""
         from matplotlib.figure import Figure
 
-        # None, a score that was not finite, becomes NaN.
-        totals = {i: np.array(s["total"][0], float) for i, s in enumerate(self.to_dict()["steps"]) if "total" in s}
-        figure = Figure(figsize=(7, 5.5 if totals else 3), layout="constrained")
-        axes = figure.subplots(2 if totals else 1, 1, sharex=True, squeeze=False)[:, 0]
+        searched = [found for found in (self._searched("noise_total"), self._searched("total")) if found]
+        figure = Figure(figsize=(7, 3 + 2.5 * len(searched)), layout="constrained")
+        axes = figure.subplots(1 + len(searched), 1, sharex=True, squeeze=False)[:, 0]
         scales = self.scales.numpy()
         for sample in range(scales.shape[1]):
             label = self.prompt[sample].replace("$", r"\$") if self.prompt and scales.shape[1] <= 8 else None
@@ -151,19 +150,32 @@ class GuidanceTrace:
         axes[0].set_ylim(bottom=0)
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(fontsize=8, frameon=False)
-        if totals:
-            grid = np.full((len(self.candidates), len(scales)), np.nan)
+        for below, (label, names, totals, chosen) in zip(axes[1:], searched, strict=True):
+            grid = np.full((len(names), len(scales)), np.nan)
             for i, total in totals.items():
                 if np.isfinite(total).any():
                     grid[:, i] = (total - np.nanmean(total)) / (np.nanstd(total) + 1e-8)
-            image = axes[1].imshow(grid, aspect="auto", origin="lower", cmap="viridis")
-            axes[1].set_yticks(range(len(self.candidates)), [f"{s:g}" for s in self.candidates])
-            axes[1].set_ylabel("candidate scale")
-            chosen = [self._nearest(scales[i, 0]) for i in totals]
-            axes[1].plot(list(totals), chosen, "o", color="white", markersize=4)
-            figure.colorbar(image, ax=axes[1], label="score, first sample")
+            image = below.imshow(grid, aspect="auto", origin="lower", cmap="viridis")
+            below.set_yticks(range(len(names)), names)
+            below.set_ylabel(label)
+            below.plot(list(totals), chosen, "o", color="white", markersize=4)
+            figure.colorbar(image, ax=below, label="score, first sample")
         axes[-1].set_xlabel("step")
         figure.savefig(path, dpi=120)
+
+    def _searched(self, key: str) -> tuple[str, list[str], dict[int, np.ndarray], list[int]] | None:
+        """What was chosen among, the names of the candidates, the first sample's combined scores at each searched step,
+        and which it chose; `None` where nothing was searched."""
+        steps = self.to_dict()["steps"]
+        # None, a score that was not finite, becomes NaN.
+        totals = {i: np.array(step[key][0], float) for i, step in enumerate(steps) if key in step}
+        if not totals:
+            return None
+        if key == "total":
+            chosen = [self._nearest(float(self.scales[i, 0])) for i in totals]
+            return "candidate scale", [f"{scale:g}" for scale in self.candidates], totals, chosen
+        draws = max(map(len, totals.values()))
+        return "draw of noise", [str(i) for i in range(draws)], totals, [int(steps[i]["noise"][0]) for i in totals]
 
     def _nearest(self, scale: float) -> int:
         """The place of `scale` among the candidates; a float32 that was 4.5 still is 4.5, one that was 0.1 is not."""
