@@ -79,7 +79,6 @@ def main(argv: list[str] | None = None) -> None:
         else:
             made[name] = OCRScore() if name == "ocr" else load_evaluators({name: tinyworld.WEIGHTS / name})[0]
     pipe = embedded.load()
-    pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"
     prompts, seen = held_out_prompts(args.n), {name: [] for name in made}
     for first in range(0, len(prompts), BATCH):

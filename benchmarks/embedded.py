@@ -13,6 +13,6 @@ def load() -> TinyWorldPipeline:
     folder = tinyworld.WEIGHTS / "text_to_image"
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     pipe = TinyWorldPipeline.from_pretrained(folder, scheduler=scheduler)
-    pipe.guidance = scale_search()
+    pipe.guidance = scale_search(list(pipe.guidance.evaluators.values()))
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -100,7 +100,6 @@ def measure(
     if kept and (kept["prompts"], kept["steps"]) != (len(prompts), STEPS):
         raise ValueError(f"`out` holds a report of {kept['prompts']} captions, this is one of {len(prompts)}.")
     pipe = embedded.load()
-    pipe.set_progress_bar_config(disable=True)
     pipe.preview = "vae"  # this one is as quick as a tiny one
     made = judges()
     table = methods(pipe, made)

@@ -25,7 +25,6 @@ SCALE, STEPS, BATCH = 3.0, 10, 32
 def pairs(prompts: list[str]) -> torch.Tensor:
     """Two pictures that the embedded pipeline makes of each caption, ``(captions, 2, 3, H, W)`` in [0, 1]."""
     pipe = embedded.load()
-    pipe.set_progress_bar_config(disable=True)
     asked, made = [prompt for prompt in prompts for _ in range(2)], []
     for first in range(0, len(asked), BATCH):
         texts = asked[first : first + BATCH]

@@ -41,9 +41,10 @@ class Judged:
     @torch.no_grad()
     def refresh(self) -> None:
         """Takes in the shards that were finished since."""
-        for shard in self.folder.shards():
-            if shard.path.name in self.shards:
-                continue
+        new = [shard for shard in self.folder.shards() if shard.path.name not in self.shards]
+        if not new and self.shards:
+            return  # asked at every step of a training
+        for shard in new:
             if "scores" not in shard.names:
                 raise ValueError(f"{str(self.folder.path)!r} has no scores: make it with a judge")
             name, prompts = shard.path.name, shard.about["captions"][:: self.images]
@@ -53,6 +54,8 @@ class Judged:
                 self.said[name].append(score(self.second, finished, Context(prompts, 0.0, 0.0)).cpu())
             for place, test in enumerate(held_out(prompts, shard.about)):
                 (self.test if test else self.train).append((name, place))
+        if not self.said:
+            raise ValueError(f"{str(self.folder.path)!r} holds no finished shard")
         spreads = [spread_of(torch.cat(parts)) for parts in zip(*self.said.values(), strict=True)]
         if not spreads[0] > 0:
             raise ValueError("the judge says the same of all pictures of a prompt: there is nothing to learn from it")

@@ -9,6 +9,7 @@ from typing import Any
 
 from guidance import GreedySearch
 from guidance.schedulers import AFFINE
+from tinyworld.pipeline import SCALE
 
 from . import methods
 from .previews import Decoder
@@ -23,7 +24,6 @@ OF_SHAPES = (
     'a yellow sign saying "CAB"',
     "a pink heart",
 )
-BEST_STATIC = 3.0  # of the embedded model, as benchmarks/results/quality_spelling.json has it: a fair rival
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Host:
     def settings(self) -> Settings:
         """Those that the page starts with."""
         weights = tuple((name, self.default.weights.get(name, 1.0)) for name in self.default.evaluators)
-        text, static = (OF_SHAPES[0], BEST_STATIC) if self.embedded else (EXAMPLES[0], STATIC_SCALE)
+        text, static = (OF_SHAPES[0], SCALE) if self.embedded else (EXAMPLES[0], STATIC_SCALE)
         own = {"scales": tuple(self.default.scales), "every": self.default.every, "weights": weights}
         first = Settings(text, static=static, **own)
         # The sampler of a model of one's own is not changed unasked.
