@@ -21,7 +21,7 @@ from .provenance import weights_digest
 from .rivals import Method
 from .rivals.model import Model
 
-BATCH = 32
+BATCH = {"cpu": 32, "cuda": 256}  # pictures made together; a GPU waits for the launches of smaller ones
 
 
 def run(
@@ -48,12 +48,17 @@ def run(
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
+def batch_size(pipe: TinyWorldPipeline) -> int:
+    """Of pictures that `pipe` makes together."""
+    return BATCH.get(pipe.device.type, BATCH["cpu"])
+
+
 def batches(
     pipe: TinyWorldPipeline, method: Method, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None
 ) -> Iterator[tuple[list[tuple[str, int]], Path | None]]:
     """The batches of `run`, prompts and seeds of their noise, and where each is kept."""
     rows = [(prompt, seed * 1_000_003 + i) for i, prompt in enumerate(prompts) for seed in seeds]
-    size = max(1, BATCH // method.n)
+    size = max(1, batch_size(pipe) // method.n)
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         yield batch, None if folder is None else folder / f"{depends(pipe, method, batch)}.npz"

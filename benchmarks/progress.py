@@ -28,7 +28,7 @@ def progress(pipe: TinyWorldPipeline, passes: int, prompts: Sequence[str]) -> An
 
 def speed(pipe: TinyWorldPipeline, prompts: Sequence[str]) -> float:
     """Passes a second of static guidance, in a whole batch; what has to be compiled is compiled before."""
-    rows = [(prompts[i % len(prompts)], i) for i in range(pictures.BATCH)]
+    rows = [(prompts[i % len(prompts)], i) for i in range(pictures.batch_size(pipe))]
     method = Method(Static(3.0), steps=PROBE)
     pictures.make(pipe, method, rows)
     started = time.perf_counter()

@@ -1,7 +1,7 @@
 """What pruning costs and what it saves: answers, FLOPs, time and KV cache at every budget, for every method.
 
     online-guidance benchmark pruning --json --quick
-    online-guidance benchmark pruning --shape llava-1.5-7b --json
+    online-guidance benchmark pruning --shape llava-1.5-7b --methods transprune visionzip --budgets 33 --json
     online-guidance benchmark pruning --shape clip-vit-b-16 --json
     online-guidance benchmark pruning --judge --json
 
@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ RENUMBERED = ("transprune", "fastv")  # methods whose answers are also counted w
 NEW_TOKENS = 16  # over which decoding is timed
 
 
-def usable(model: Any, batch: Any) -> tuple[list[str], dict[str, str]]:
-    """Names of the presets that can prune `model`, and why each of the others cannot."""
+def usable(model: Any, batch: Any, methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those of `methods`, names of presets, that can prune `model`, and why each of the others cannot."""
     names, skipped = [], {}
-    for name in TOKEN_PRESETS:
+    for name in methods:
         try:
             with prune(model, name, keep=0.5), torch.inference_mode():
                 model(**batch, use_cache=False)
@@ -95,7 +95,9 @@ def time_ratio(
     return {f"{name}_ratio": round(statistics.median(ratios), 4), f"{name}_range": [min(ratios), max(ratios)]}
 
 
-def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
+def measure(
+    folder: Path, questions: int, repeats: int, methods: Sequence[str], budgets: dict[str, float]
+) -> dict[str, Any]:
     """Everything that is said of a model with weights.
 
     Raises:
@@ -107,15 +109,15 @@ def measure(folder: Path, questions: int, repeats: int) -> dict[str, Any]:
     images = scenes.images
     shown = [[images[(row + i) % len(images)] for i in range(IMAGES)] for row in range(min(ROWS, len(images)))]
     batch = lvlm.encode(processor, shown, scenes.texts[:ROWS]).to(model.device)
-    names, skipped = usable(model, batch)
+    names, skipped = usable(model, batch, methods)
     flops, cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
 
     def prefill_seconds() -> float:
         return seconds(lambda: model(**batch, use_cache=True))
 
     presets: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for name, budget in tqdm([(name, budget) for name in names for budget in BUDGETS], mininterval=5):
-        method = {"method": name, "keep": BUDGETS[budget]}
+    for name, budget in tqdm([(name, budget) for name in names for budget in budgets], mininterval=5):
+        method = {"method": name, "keep": budgets[budget]}
         with prune(model, **method):
             given, given_in_clutter = scenes.answers(), clutter.answers()
             pruned_flops, pruned_cache = lvlm.prefill_flops(model, batch), cache_bytes(model, batch)
@@ -160,10 +162,12 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def measure_shape(shape: str, repeats: int, device: str, budgets: dict[str, float]) -> dict[str, Any]:
+def measure_shape(
+    shape: str, repeats: int, device: str, methods: Sequence[str], budgets: dict[str, float]
+) -> dict[str, Any]:
     """Everything that is said of a genuine configuration with random weights, at batch sizes 1 and 8."""
     model = build(shape, device)
-    names, skipped = usable(model, inputs(model, 1))
+    names, skipped = usable(model, inputs(model, 1), methods)
     presets: dict[str, dict[str, Any]] = {name: {budget: {} for budget in budgets} for name in names}
     for size in (1, 8):
         costs = (encoder_costs if shape in ENCODERS else model_costs)(model, inputs(model, size), repeats)
@@ -237,6 +241,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, help="of every timing (default 7, with --quick 3)")
     parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights")
+    parser.add_argument("--methods", nargs="+", choices=tuple(TOKEN_PRESETS), help="presets to measure; default: all")
+    parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), help="percent left; default: all, see --quick")
     parser.add_argument("--judge", action="store_true", help="the embedded model as a judge of n / 10 pairs")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args(argv)
@@ -244,6 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     repeats = (3 if args.quick else 7) if args.repeats is None else args.repeats
     questions = (60 if args.quick else 600) if args.n is None else args.n
     folder = args.model or tinyworld.WEIGHTS / "lvlm"
+    methods = args.methods or tuple(TOKEN_PRESETS)
+    budgets = {name: BUDGETS[name] for name in args.budgets or (("33", "11") if args.quick and args.shape else BUDGETS)}
     try:
         if min(repeats, questions) < 1:
             raise ValueError(f"`n` and `repeats` must be at least 1, got {questions} and {repeats}.")
@@ -261,10 +269,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.judge:
             report = measure_judge(max(1, questions // 10), repeats)
         elif args.shape:
-            budgets = {name: BUDGETS[name] for name in ("33", "11")} if args.quick else BUDGETS
-            report = measure_shape(args.shape, repeats, "cuda" if torch.cuda.is_available() else "cpu", budgets)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            report = measure_shape(args.shape, repeats, device, methods, budgets)
         else:
-            report = measure(folder, questions, repeats)
+            report = measure(folder, questions, repeats, methods, budgets)
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

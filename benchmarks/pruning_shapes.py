@@ -9,13 +9,13 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
 )
 
 TEXT_TOKENS = 64  # of the instruction, after the image
 
-# The published configurations, as far as cost goes. An image of LLaVA-1.5 is 336×336, that of Qwen2-VL here 672×672:
+# The published configurations, as far as cost goes. An image of LLaVA-1.5 is 336×336, that of Qwen2.5-VL here 672×672:
 # 576 visual tokens each.
 SHAPES: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {
@@ -38,16 +38,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
         "image_token": 32000,
     },
-    "qwen2-vl-7b": {
+    "qwen2.5-vl-7b": {
         "vision": {
             "depth": 32,
-            "embed_dim": 1280,
-            "hidden_size": 3584,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "out_hidden_size": 3584,
             "num_heads": 16,
-            "mlp_ratio": 4,
             "patch_size": 14,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
         },
         "text": {
             "hidden_size": 3584,
@@ -91,13 +93,13 @@ def build(shape: str, device: str) -> Any:
         )
         model_class = LlavaForConditionalGeneration
     else:
-        config = Qwen2VLConfig(
+        config = Qwen2_5_VLConfig(
             vision_config=numbers["vision"],
             text_config={**numbers["text"], "use_sliding_window": False},
             image_token_id=numbers["image_token"],
             video_token_id=numbers["video_token"],
         )
-        model_class = Qwen2VLForConditionalGeneration
+        model_class = Qwen2_5_VLForConditionalGeneration
     config.grid = numbers.get("grid")
     torch.manual_seed(0)
     default = torch.get_default_dtype()

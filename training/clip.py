@@ -161,10 +161,14 @@ def train(args: argparse.Namespace, clip: LatentCLIP, cache: Cache, test: Cache 
         wrong = [batch.wrong[i][rng.integers(len(batch.wrong[i]))] for i in of]
         level = cache.noise_levels(VIEWS * len(batch), rng)
         noisy = add_noise(batch.latents.repeat(VIEWS, 1, 1, 1), level, rng)
-        text, rows = texts([*captions, *wrong]), torch.tensor(of, dtype=torch.long)
-        return noisy, level, text, rows, alike(captions, wrong), batch.teacher if teacher else None
+        said, rows = [*captions, *wrong], torch.tensor(of, dtype=torch.long)
+        return noisy, level, said, rows, alike(captions, wrong), batch.teacher if teacher else None
 
-    report = loop.fit(args, Contrast(clip), batch_of, loss_of)
+    def loss(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+        noisy, level, said, *others = batch
+        return loss_of(model, (noisy, level, texts(said), *others))
+
+    report = loop.fit(args, Contrast(clip), batch_of, loss)
     test_cache, test_rows = tested
     if len(test_rows) > TESTED:
         test_rows = np.sort(np.random.default_rng(0).choice(test_rows, TESTED, replace=False))

@@ -51,7 +51,7 @@ class Judged:
             self.shards[name], self.said[name] = shard, [shard.tensor("scores").view(-1, self.images)]
             if self.second is not None:
                 finished = shard.tensor("latents")[:, -1].float().unflatten(0, (-1, self.images))
-                self.said[name].append(score(self.second, finished, Context(prompts, 0.0, 0.0)).cpu())
+                self.said[name].append(scored(self.second, finished, Context(prompts, 0.0, 0.0)))
             for place, test in enumerate(held_out(prompts, shard.about)):
                 (self.test if test else self.train).append((name, place))
         if not self.said:
@@ -97,6 +97,11 @@ class Judged:
         )
 
 
+def scored(evaluator: Evaluator, latents: torch.Tensor, context: Context) -> torch.Tensor:
+    """Scores ``(prompts, images)``, made where the evaluator is: it would follow latents to the CPU."""
+    return score(evaluator, latents.to(getattr(evaluator, "device", latents.device)), context).cpu()
+
+
 def spread_of(scores: torch.Tensor) -> float:
     """Within a prompt, of ``(prompts, images)``."""
     return float(scores.var(1, correction=0).mean().sqrt())
@@ -130,7 +135,7 @@ def ranking_accuracy(
     for some in batches(items, 16):
         for step, share in enumerate(data.levels(some[0]).tolist()):
             latents, _, truth, prompts = data.batch(some, [step] * len(some))
-            scores = score(evaluator, latents, Context(prompts, 0.0, share)).cpu()
+            scores = scored(evaluator, latents, Context(prompts, 0.0, share))
             for said, true in zip(scores, truth, strict=True):
                 found.setdefault(share, []).extend(agreements(said, true))
     if not any(found.values()):

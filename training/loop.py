@@ -1,6 +1,7 @@
 """The one training loop of this repo: accelerate, EMA, checkpoint and resume, progress bar, metrics as JSON lines."""
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from commands.arguments import positive, scale
 
 EVERY = 100  # steps between two lines of the log
+WORKERS = 8  # that prepare batches for a GPU, at most
 Loss = Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -39,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch_size: int, lr: float
     parser.add_argument("--accumulate", type=positive, default=1, help="batches of a step, one after the other")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--compile", action="store_true", help="torch.compile, also of what samples")
+    parser.add_argument(
+        "--workers", type=_from_0, help="processes that prepare batches; default: up to 8 for a GPU, else 0"
+    )
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="repository of the hub for the trained weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
@@ -48,6 +54,10 @@ def _above_0(text: str) -> float:
     if (value := scale(text)) == 0:
         raise argparse.ArgumentTypeError("must be above 0")
     return value
+
+
+def _from_0(text: str) -> int:
+    return 0 if text == "0" else positive(text)
 
 
 class _Progress:
@@ -82,7 +92,7 @@ def fit(
         args: the namespace filled by `add_arguments`.
         batch_of: number to batch; a function of the number, so that a resumed run continues the same stream. A step
             takes ``--accumulate`` batches in every process, each of another number: twice the processes or twice of
-            those are the same training.
+            those are the same training. Called in the processes of ``--workers``, ahead of time: it uses no GPU.
         loss_of: ``(model, batch)`` to the scalar loss and metrics to log. Tensors are moved by the recipe.
         matrices: parameters of two dimensions that Muon trains (Jordan et al. 2024; in torch from 2.9 on), at AdamW's
             learning rate by the scale of arXiv 2502.16982; AdamW trains the others.
@@ -118,6 +128,7 @@ def fit(
     log = _Log(args.out / "metrics.jsonl", accelerator, progress)
     before, started, saved = progress.seconds, time.monotonic(), progress.seconds
     bar = tqdm(total=args.steps, initial=progress.step, disable=not accelerator.is_main_process, mininterval=5)
+    batches = _batches(args, batch_of, progress.step, accelerator)
     raw.train()
     while True:
         progress.seconds = _of_main(before + time.monotonic() - started, accelerator)
@@ -133,8 +144,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * warm_up * decay
         for turn in range(args.accumulate):
-            place = accelerator.process_index * args.accumulate + turn
-            batch = batch_of(progress.step * accelerator.num_processes * args.accumulate + place)
+            batch = next(batches)
             last = turn == args.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(model):
                 with accelerator.autocast():
@@ -156,6 +166,7 @@ def fit(
             _save(accelerator, args.out, progress.step)
             saved = progress.seconds
     _save(accelerator, args.out, progress.step)
+    del batches  # and its processes
     bar.close()
     if not accelerator.is_main_process:
         raise SystemExit(0)
@@ -166,10 +177,41 @@ def fit(
         "samples": progress.step * args.batch_size * args.accumulate * accelerator.num_processes,
         "minutes": round(progress.seconds / 60, 1),
         "hardware": hardware(),
+        **_memory(),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "seed": args.seed,
         "metrics": log.last,
     }
+
+
+class _Numbered(torch.utils.data.Dataset):
+    """Batches by their number."""
+
+    def __init__(self, batch_of: Callable[[int], Any]) -> None:
+        self.batch_of = batch_of
+
+    def __getitem__(self, number: int) -> Any:
+        return self.batch_of(number)
+
+
+def _batches(
+    args: argparse.Namespace, batch_of: Callable[[int], Any], step: int, accelerator: Accelerator
+) -> Iterator[Any]:
+    """The batches of this process from `step` on, without end."""
+
+    def numbers() -> Iterator[int]:
+        for at in itertools.count(step):
+            first = (at * accelerator.num_processes + accelerator.process_index) * args.accumulate
+            yield from range(first, first + args.accumulate)
+
+    workers = args.workers
+    if workers is None:
+        workers = min(WORKERS, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
+    if not workers:
+        return map(batch_of, numbers())
+    # Forked, for what a recipe's batches are made of is pickled by few of them; no worker touches a GPU.
+    context: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 4}
+    return iter(DataLoader(_Numbered(batch_of), batch_size=None, sampler=numbers(), num_workers=workers, **context))
 
 
 class _Log:
@@ -234,6 +276,13 @@ def write_report(out: Path, report: dict) -> None:
     """Keeps and prints what `fit` and the recipe found, for the model card."""
     (out / "report.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report, indent=1))
+
+
+def _memory() -> dict[str, float]:
+    """What this process took of the GPU at most, where there is one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
 
 
 def hardware() -> str:

@@ -121,12 +121,12 @@ def main(argv: list[str] | None = None) -> None:
     reward = LatentReward(clip.trunk.head[0].in_features, text_dim=clip.config.dim, linear=linear)
     reward.begin_as(clip).to(device)
 
-    def features(seen: Seen, picked: np.ndarray, level: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """What the reward reads of both pictures of the votes `picked`, ``(n, 2, features)``."""
-        pooled = torch.empty(2 * len(picked), clip.trunk.head[0].in_features, device=device)
+    def features(n: int, noisy: list[tuple]) -> torch.Tensor:
+        """What the reward reads of both pictures of `n` votes, as `Seen.noisy` has them, ``(n, 2, features)``."""
+        pooled = torch.empty(2 * n, clip.trunk.head[0].in_features, device=device)
         with torch.no_grad():
-            for at, noisy, levels in seen.noisy(picked, level, rng):
-                pooled[at] = clip.trunk.pooled(noisy.to(device), levels.to(device))
+            for at, pictures, levels in noisy:
+                pooled[at] = clip.trunk.pooled(pictures.to(device), levels.to(device))
         return pooled.unflatten(0, (-1, 2))
 
     def batch_of(step: int) -> tuple:
@@ -135,16 +135,20 @@ def main(argv: list[str] | None = None) -> None:
         level = seen.cache.noise_levels(len(picked), rng)
         weight = torch.from_numpy(votes.weight[picked]) * picture_share(level)
         prompts, tie = [votes.prompts[i] for i in picked], torch.from_numpy(votes.tie[picked]).float()
-        return features(seen, picked, level, rng), prompts, tie.to(device), weight.to(device)
+        return seen.noisy(picked, level, rng), prompts, tie, weight
 
-    report = loop.fit(args, Rewards(reward), batch_of, loss_of)
+    def loss(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+        noisy, prompts, tie, weight = batch
+        return loss_of(model, (features(len(prompts), noisy), prompts, tie.to(device), weight.to(device)))
+
+    report = loop.fit(args, Rewards(reward), batch_of, loss)
     rng = np.random.default_rng(args.seed + 1)
     accuracy = []
     with torch.no_grad():
         for level in LEVELS:
             right = 0
             for part in np.array_split(test, -(-len(test) // 256)):
-                both = features(tested, part, torch.full((len(part),), level), rng)
+                both = features(len(part), tested.noisy(part, torch.full((len(part),), level), rng))
                 query = reward.query([tests.prompts[i] for i in part])
                 chosen, rejected = reward.logits(both, query).unbind(1)
                 right += int((chosen > rejected).sum())

@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
     spoil = wrong_prompts(args.specialist, (text for texts in cache.captions(rows) for text in texts))
     spoil_within, draw = within(spoil), Draws(cache, rows, args.batch_size)
 
-    def batch_of(step: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+    def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
         rng = np.random.default_rng((args.seed, step))
         batch = draw(rng)
         captions = batch.caption(rng)
@@ -154,11 +154,15 @@ def main(argv: list[str] | None = None, within: Callable[[Callable], Callable] =
         level = cache.noise_levels(len(batch), rng)
         # Letters are not there to be read in a layout of noise.
         weight = picture_share(level) if args.specialist == "text" else torch.ones_like(level)
-        with torch.no_grad():
-            latents = add_noise(batch.latents, level, rng).to(clip.device)
-            return clip.trunk.pooled(latents, level.to(clip.device)), prompts, weight.to(clip.device)
+        return add_noise(batch.latents, level, rng), level, prompts, weight
 
-    report = loop.fit(args, Ranking(head), batch_of, loss_of)
+    def loss(model: torch.nn.Module, batch: tuple) -> tuple[torch.Tensor, dict[str, float]]:
+        latents, level, prompts, weight = batch
+        with torch.no_grad():
+            features = clip.trunk.pooled(latents.to(clip.device), level.to(clip.device))
+        return loss_of(model, (features, prompts, weight.to(clip.device)))
+
+    report = loop.fit(args, Ranking(head), batch_of, loss)
     about = {"pictures": len(rows), "test_pictures": len(test_rows), "data": [str(path) for path in args.cache]}
     keep(head, args, ranking_accuracy(head, test, test_rows, spoil), report | about)
 

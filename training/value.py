@@ -26,11 +26,11 @@ from tqdm.auto import tqdm
 from commands.arguments import scale
 from commands.parser import Parser
 from evaluators import LatentCLIP, LatentValue, OpenCLIPTower
-from evaluators.base import Context, score
+from evaluators.base import Context
 
 from . import loop
 from .evaluators import frozen_clip, keep
-from .judged import DECIDED, Judged, ranking_accuracy
+from .judged import DECIDED, Judged, ranking_accuracy, scored
 from .noise import LEVELS, add_noise
 from .shards import ShardFolder
 from .trajectories import Sampling, add_arguments, sampling
@@ -80,7 +80,7 @@ def to_log_odds(value: LatentValue, data: Judged) -> None:
     odds, and the first steps would be spent, and its features spoilt, on that alone."""
     items = data.train[:64]
     latents, level, _, prompts = data.batch(items, [len(data.levels(item)) - 1 for item in items])
-    said = score(value, latents, Context(prompts, 0.0, float(level[0, 0])))
+    said = scored(value, latents, Context(prompts, 0.0, float(level[0, 0])))
     value.logit_scale -= said.std(1).mean().clamp_min(1e-3).log().to(value.device)
 
 
@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         type=scale,
         default=CLIP_SHARE,
         help="how loudly the CLIP that it begins as speaks beside the judge, about the finished pictures",
+    )
+    parser.add_argument(
+        "--train-trunk", action="store_true", help="train the image tower of --clip as well: takes 100,000 pictures"
     )
     begin = parser.add_mutually_exclusive_group(required=True)
     begin.add_argument("--clip", type=Path, help="folder of the latent CLIP that it begins as")
@@ -141,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     value = LatentValue.from_clip(clip)
     if clip.config["teacher"] is None:
         value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
-    if args.clip:
+    if args.clip and not args.train_trunk:
         value.trunk.requires_grad_(False)  # so would the pictures: what it knows of others is worth more
     to_log_odds(value, data)
 
@@ -162,6 +165,8 @@ def main(argv: list[str] | None = None) -> None:
         fresh = torch.from_numpy(rng.random(args.batch_size) < FRESH).view(-1, *[1] * (latents.ndim - 1))
         return torch.where(fresh, noisy, latents), level, scores, prompts
 
+    if task is not None:
+        args.workers = 0  # others would not hear of new pictures
     report = loop.fit(args, Values(value), batch_of, loss_of, prepare=prepare)
     judged = Judged(data.folder)  # by the judge alone
     judged.refresh()

@@ -43,6 +43,12 @@ def test_it_learns_and_reports(tmp_path):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
+def test_batches_prepared_by_other_processes_are_the_same(tmp_path):
+    here, _ = train(arguments(tmp_path / "here", "--steps", "30"))
+    there, _ = train(arguments(tmp_path / "there", "--steps", "30", "--workers", "2", "--accumulate", "1"))
+    assert torch.equal(here.weight, there.weight)
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     whole, _ = train(arguments(tmp_path / "whole", "--steps", "40"))
 

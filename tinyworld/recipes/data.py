@@ -61,9 +61,9 @@ def _render(folder: Path, seeds: range, split: str) -> str:
     return "".join(lines)
 
 
-def export(folder: Path, n: int, first_seed: int, split: str = "train", processes: int = 2) -> None:
+def export(folder: Path, n: int, first_seed: int, split: str = "train", processes: int | None = None) -> None:
     """Scenes `first_seed` … `first_seed + n - 1` of `split` as a folder of pictures with ``metadata.jsonl``, which is
-    written when all are drawn."""
+    written when all are drawn; by as many `processes` as there are cores unless told otherwise."""
     chunks = [range(i, min(i + CHUNK, first_seed + n)) for i in range(first_seed, first_seed + n, CHUNK)]
     arguments = [folder] * len(chunks), chunks, [split] * len(chunks)
     bar = {"total": len(chunks), "desc": "scenes"}
