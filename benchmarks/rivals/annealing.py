@@ -77,7 +77,7 @@ class Annealing:
         rows = step.full(1.0)
         with torch.no_grad():
             time = torch.as_tensor(step.timestep, device=rows.device) / 1000 * rows
-            strength = self.network(time, apart.flatten(1).float().norm(dim=1), self.balance * rows)
+            strength = self.network.to(apart.device)(time, apart.flatten(1).float().norm(dim=1), self.balance * rows)
         return at_strength(step, strength)
 
 
