@@ -106,9 +106,6 @@ def main(argv: list[str] | None = None) -> None:
         default=CLIP_SHARE,
         help="how loudly the CLIP that it begins as speaks beside the judge, about the finished pictures",
     )
-    parser.add_argument(
-        "--train-trunk", action="store_true", help="train the image tower of --clip as well: takes 100,000 pictures"
-    )
     begin = parser.add_mutually_exclusive_group(required=True)
     begin.add_argument("--clip", type=Path, help="folder of the latent CLIP that it begins as")
     begin.add_argument(
@@ -144,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     value = LatentValue.from_clip(clip)
     if clip.config["teacher"] is None:
         value.text_model.requires_grad_(False)  # the few prompts would be learned by heart
-    if args.clip and not args.train_trunk:
+    if args.clip:
         value.trunk.requires_grad_(False)  # so would the pictures: what it knows of others is worth more
     to_log_odds(value, data)
 

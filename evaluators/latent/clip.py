@@ -31,7 +31,7 @@ class LatentCLIP(LatentEvaluator):
 
     Args:
         text_config: of a transformers ``CLIPTextModelWithProjection``; `None` with a teacher.
-        channels, blocks, stride: of the convolutional trunk, see `LatentTrunk`.
+        channels, blocks: of the convolutional trunk, see `LatentTrunk`.
         dim: of the embeddings; with a teacher, as wide as its own.
         teacher: a CLIP as `OpenCLIPTower.from_pretrained` takes it, or a folder within this one's.
         vit: arguments of a `LatentViT`, which then takes the place of the convolutional trunk.
@@ -55,13 +55,12 @@ class LatentCLIP(LatentEvaluator):
         calibration: dict | None = None,
         teacher: str | None = None,
         vit: dict[str, Any] | None = None,
-        stride: int = 2,
     ) -> None:
         super().__init__()
         if (text_config is None) == (teacher is None):
             raise ValueError("a LatentCLIP takes a `text_config` or a `teacher`, one of them.")
         self.trunk: LatentTrunk | LatentViT = (
-            LatentTrunk(in_channels, channels, blocks, dim, stride) if vit is None else LatentViT(in_channels, dim, **vit)
+            LatentTrunk(in_channels, channels, blocks, dim) if vit is None else LatentViT(in_channels, dim, **vit)
         )
         if text_config is not None:
             from transformers import CLIPTextConfig, CLIPTextModelWithProjection

@@ -39,21 +39,18 @@ class Block(nn.Module):
 class LatentTrunk(nn.Module):
     """Latents ``(n, C, H, W)`` at noise shares ``(n,)`` to features ``(n, dim)``.
 
-    Two stages, at half and at a quarter of the latents' resolution, or with a `stride` of 1 at the whole and at half,
-    for four times the cost. The grid is pooled to 4×4 places and read by an MLP: any resolution works, and left stays
-    apart from right.
+    Two stages, at half and at a quarter of the latents' resolution. The grid is pooled to 4×4 places and read by an
+    MLP: any resolution works, and left stays apart from right.
     """
 
     gradient_checkpointing = False  # set by diffusers' `enable_gradient_checkpointing`
     _gradient_checkpointing_func: Callable
 
-    def __init__(
-        self, in_channels: int, channels: tuple[int, int], blocks: tuple[int, int], dim: int, stride: int = 2
-    ) -> None:
+    def __init__(self, in_channels: int, channels: tuple[int, int], blocks: tuple[int, int], dim: int) -> None:
         super().__init__()
         self.embedding = 32
         self.channels = first, second = channels
-        self.patch = nn.Conv2d(in_channels, first, stride + 2, stride=stride, padding=1)
+        self.patch = nn.Conv2d(in_channels, first, 4, stride=2, padding=1)
         self.fine = nn.ModuleList(Block(first, 5, self.embedding) for _ in range(blocks[0]))
         self.down = nn.Conv2d(first, second, 2, stride=2)
         self.coarse = nn.ModuleList(Block(second, 3, self.embedding) for _ in range(blocks[1]))
@@ -61,8 +58,8 @@ class LatentTrunk(nn.Module):
         self.head = nn.Sequential(nn.Linear(16 * second, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def look(self, latents: torch.Tensor, noise_level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the head reads, ``(n, 16 · channels[1])``, and what is where: ``(n, channels[0], H / stride, W / stride)``
-        and ``(n, channels[1], …)`` at half of that."""
+        """What the head reads, ``(n, 16 · channels[1])``, and what is where: ``(n, channels[0], H / 2, W / 2)`` and
+        ``(n, channels[1], H / 4, W / 4)``."""
         embedding = noise_embedding(noise_level, self.embedding)
         fine = self.patch(latents.contiguous(memory_format=torch.channels_last))
         for block in self.fine:

@@ -61,9 +61,8 @@ class LatentValue(LatentCLIP):
         calibration: dict | None = None,
         teacher: str | None = None,
         vit: dict[str, Any] | None = None,
-        stride: int = 2,
     ) -> None:
-        super().__init__(text_config, in_channels, channels, blocks, dim, space, calibration, teacher, vit, stride)
+        super().__init__(text_config, in_channels, channels, blocks, dim, space, calibration, teacher, vit)
         self.fine, self.coarse = (nn.Conv2d(n, width, 1) for n in self.trunk.channels)
         self.place = nn.Linear(8, width)
         self.questions = nn.Linear(dim, queries * width)

@@ -17,8 +17,8 @@ from training.clip import train
 from .tokenizer import MAX_LENGTH, build_tokenizer
 
 
-def build(in_channels: int, stride: int = 2) -> LatentCLIP:
-    """The shipped shape: a candidate costs 1.7 M multiply–adds at 16×16 latents, with a stride of 2."""
+def build(in_channels: int) -> LatentCLIP:
+    """The shipped shape: a candidate costs 1.7 M multiply–adds at 16×16 latents."""
     tokenizer = build_tokenizer()
     clip = LatentCLIP(
         text_config={
@@ -33,7 +33,6 @@ def build(in_channels: int, stride: int = 2) -> LatentCLIP:
             "pad_token_id": tokenizer.pad_token_id,
         },
         in_channels=in_channels,
-        stride=stride,
     )
     clip.tokenizer = tokenizer
     return clip
@@ -44,11 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     loop.add_arguments(parser, batch_size=128, lr=2e-3, minutes=12)
     parser.add_argument("--cache", type=Path, nargs="+", required=True, help="latents of the train split's pictures")
     parser.add_argument("--test-cache", type=Path, required=True, help="latents of the test split's pictures")
-    parser.add_argument("--stride", type=int, choices=(1, 2), default=2, help="of the trunk: 1 sees four times the places")
     args = parser.parse_args(argv)
     cache, test = Cache(*args.cache), Cache(args.test_cache)
     torch.manual_seed(args.seed)
-    train(args, build(cache.channels, args.stride), cache, test)
+    train(args, build(cache.channels), cache, test)
 
 
 if __name__ == "__main__":
