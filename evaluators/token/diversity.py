@@ -19,6 +19,9 @@ def nearest_distance(rows: CosineRows, valid: torch.Tensor) -> torch.Tensor:
         ``(batch, tokens)``; minus infinity where another is known to be farther, or not valid.
     """
     others = torch.arange(rows.count, device=valid.device)
+    if rows.whole is not None:
+        apart = (1 - rows.whole).masked_fill_(~valid[:, None] | (others[:, None] == others), torch.inf)
+        return apart.amin(2).masked_fill(~valid, -torch.inf)
     bound = torch.full(valid.shape, 3.0, device=valid.device)  # above any distance, which is at most 2
     exact = torch.full_like(bound, -torch.inf)
     while bool((open_ := valid & ~rows.known & (bound >= exact.amax(1, keepdim=True))).any()):
@@ -47,17 +50,20 @@ class Diversity(TokenEvaluator):
         images, keep = context.images, context.keep.flatten()
         candidates, valid = images.split(candidates), images.valid
         batch, count, _ = candidates.shape
-        each = torch.arange(batch, device=candidates.device)
         rows = CosineRows(candidates)
-        nearest = nearest_distance(rows, valid)
-        scores = torch.zeros(batch, count, device=candidates.device)
-        free = valid.clone()
-        for step in range(int(keep.max())):
-            likely = nearest.masked_fill(~free, -torch.inf)
-            taken = likely.argmax(-1)
-            more = step < keep  # one that keeps fewer is done earlier
-            scores[each, taken] = torch.where(more, (keep - step).float(), scores[each, taken])
-            free[each, taken] &= ~more
-            reached = 1 - rows.of(taken, likely)
-            nearest = torch.where(more[:, None], reached if step == 0 else torch.minimum(nearest, reached), nearest)
-        return images.join(torch.where(free, nearest - 3, scores))  # cosine distances are at most 2
+        nearest = nearest_distance(rows, valid)  # minus infinity for those that cannot be taken any more
+        fewest, most = torch.stack(keep.aminmax()).tolist()
+        order = torch.full((batch, most), count, device=candidates.device)
+        # As few operations as can be: on a GPU their launches take the time.
+        for step in range(most):
+            taken = nearest.argmax(-1, keepdim=True)
+            reached = 1 - rows.of(taken[:, 0], nearest)
+            reached = torch.minimum(nearest, reached) if step else reached.masked_fill_(~valid, -torch.inf)
+            reached = reached.scatter(1, taken, -torch.inf)
+            if step >= fewest:  # one that keeps fewer is done earlier
+                more = (step < keep)[:, None]
+                taken, reached = taken.where(more, count), torch.where(more, reached, nearest)
+            order[:, step], nearest = taken[:, 0], reached
+        rank = keep[:, None] - torch.arange(most, device=keep.device)
+        scores = torch.zeros(batch, count + 1, device=candidates.device).scatter(1, order, rank.float())[:, :-1]
+        return images.join(torch.where((scores > 0) | ~valid, scores, nearest - 3))  # cosine distances are at most 2

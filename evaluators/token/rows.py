@@ -1,16 +1,23 @@
-"""Cosine similarities of tokens, of which only the rows that are asked for are computed."""
+"""Cosine similarities of tokens, of which on a CPU only the rows that are asked for are computed."""
 
 import torch
 import torch.nn.functional as F
 
 BLOCK = 64  # rows at a time
+LIMIT = 2**28  # numbers in a matrix that is made whole
+
+
+def whole_pays(device: torch.device, numbers: int) -> bool:
+    """Whether to make the whole matrix of so many numbers: a GPU does it in less time than it takes to ask it which
+    rows are missing."""
+    return device.type != "cpu" and numbers <= LIMIT
 
 
 class CosineRows:
     """The matrix of cosine similarities ``(batch, tokens, tokens)`` of `tokens` ``(batch, tokens, dim)``, row by row.
 
     A greedy choice reads the rows of what it takes. One row at a time would read all tokens for each of them; so with a
-    row that is missing those of `BLOCK` tokens that are likely to be next are computed.
+    row that is missing those of `BLOCK` tokens that are likely to be next are computed. Where `whole_pays`, all are.
     """
 
     def __init__(self, tokens: torch.Tensor) -> None:
@@ -19,6 +26,9 @@ class CosineRows:
         self.each = torch.arange(batch, device=tokens.device)
         self.slot = torch.full((batch, self.count), -1, device=tokens.device)  # which computed row is a token's
         self.blocks: list[torch.Tensor] = []
+        self.whole: torch.Tensor | None = None
+        if whole_pays(tokens.device, batch * self.count**2):
+            self.whole = self.unit @ self.unit.transpose(1, 2)
 
     @property
     def known(self) -> torch.Tensor:
@@ -45,6 +55,8 @@ class CosineRows:
         Args:
             likely: ``(batch, tokens)``, the larger the sooner a token may be asked for; largest at `taken`.
         """
+        if self.whole is not None:
+            return self.whole.gather(1, taken[:, None, None].expand(-1, 1, self.count))[:, 0]
         slot = self.slot[self.each, taken]
         if bool((slot < 0).any()):
             self.compute(likely)

@@ -1,7 +1,6 @@
 """Token transition variation: how much a layer's blocks change a token, and in which direction."""
 
 import torch
-import torch.nn.functional as F
 
 from .base import TokenContext, TokenEvaluator
 
@@ -21,9 +20,9 @@ def token_transition(x: torch.Tensor, y: torch.Tensor, valid: torch.Tensor) -> t
         ``(batch, length)`` float32, zero where not valid.
     """
     x, y = x.float(), y.float()
-    magnitude = y.norm(dim=-1) / x.norm(dim=-1).clamp(min=1e-12)
-    turn = (1 - F.cosine_similarity(x, y, dim=-1)).masked_fill(~valid, -torch.inf)
-    return (magnitude * turn.softmax(-1)).masked_fill(~valid, 0.0)
+    before, after = x.norm(dim=-1).clamp(min=1e-12), y.norm(dim=-1).clamp(min=1e-12)
+    turn = (1 - (x * y).sum(-1) / (before * after)).masked_fill(~valid, -torch.inf)
+    return (turn.softmax(-1) * after / before).masked_fill(~valid, 0.0)
 
 
 class TokenTransition(TokenEvaluator):

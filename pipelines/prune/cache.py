@@ -25,11 +25,10 @@ class PrunedLayer(DynamicLayer):
     sliding_window: int | None = None
     record_past = False
 
-    def __init__(self, layer: DynamicLayer, kept: torch.Tensor, seen: int) -> None:
+    def __init__(self, layer: DynamicLayer, kept: torch.Tensor, seen: int, full: bool) -> None:
         super().__init__()
         self.__dict__.update(layer.__dict__)
-        self.kept, self.seen = kept, seen
-        self.full = not bool((kept < 0).any())
+        self.kept, self.seen, self.full = kept, seen, full
 
     def activate_past_recording(self) -> None:
         self.record_past = True
@@ -88,17 +87,20 @@ def adopt(cache: Cache | None, pruned: bool) -> None:
         if type(layer) is DynamicSlidingWindowLayer and layer.keys is not None:
             seen, (batch, _, held, _) = layer.get_seq_length(), layer.keys.shape
             kept = torch.arange(seen - held, seen, device=layer.keys.device).expand(batch, -1)
-            layers[index] = PrunedLayer(layer, kept, seen)
+            layers[index] = PrunedLayer(layer, kept, seen, full=True)
 
 
 def file_kept(cache: Cache, kept: Mapping[int, torch.Tensor], seen: int) -> None:
     """Notes what layers of `cache` hold by their index, see `PrunedLayer`; what a later token adds is no empty slot."""
     shared: dict[tuple[int, int], torch.Tensor] = {}  # layers of a stage go on to share what they hold
+    full: dict[int, bool] = {}  # a GPU waits for each question
     for index, held in kept.items():
         layer = cache.layers[index]
         assert isinstance(layer, DynamicLayer)  # `check_cache`
         if not isinstance(layer, PrunedLayer) or seen != layer.seen + 1:
-            layer = cache.layers[index] = PrunedLayer(layer, held, seen)
+            if id(held) not in full:
+                full[id(held)] = not bool((held < 0).any())
+            layer = cache.layers[index] = PrunedLayer(layer, held, seen, full[id(held)])
         if not layer.record_past:
             layer.trim()
         slots = layer.slots()

@@ -168,7 +168,7 @@ class DecoderPruner:
                 return
             x = args[0] if args else kwargs["hidden_states"]
             y = (output[0] if isinstance(output, tuple) else output).view(x.shape)  # Llama 4's experts make it flat
-            asked, (index, valid) = run.at_slots(run.prompt.tokens), run.candidates()
+            asked, (index, valid) = run.deciding(), run.candidates()
             for evaluator in watching:
                 with torch.no_grad():  # checkpointed layers run again, and then nobody looks
                     values = evaluator.observe(x, y, asked.to(x.device)).to(run.real.device)
@@ -252,7 +252,7 @@ class DecoderPruner:
         run.slots = torch.where(alive.gather(1, order), slots.gather(1, order), -1)
         survivors, _ = compact(stays)
         run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
-        run.places, run.stages = None, []
+        run.places, run.asked, run.stages = None, None, []
 
         marks = torch.zeros(visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
         marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)

@@ -64,6 +64,7 @@ class Run:
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
         unpadded: whether all of `real` is True; `None` until asked.
         places: what `candidates` found; `None` until asked.
+        asked: what `deciding` found; `None` until asked.
         accumulated: see `TokenContext`.
         stages: of the layers since the last pruning.
         kept: by layer index, `PrunedLayer.kept` after this forward.
@@ -81,6 +82,7 @@ class Run:
     slots: torch.Tensor | None = None
     unpadded: bool | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
+    asked: torch.Tensor | None = None
     accumulated: dict[str, torch.Tensor] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -112,6 +114,13 @@ class Run:
             assert self.prompt is not None
             self.places = compact(self.at_slots(self.prompt.visual))
         return self.places
+
+    def deciding(self) -> torch.Tensor:
+        """Which of the present states are `Prompt.tokens`, ``(batch, n)`` bool."""
+        if self.asked is None:
+            assert self.prompt is not None
+            self.asked = self.at_slots(self.prompt.tokens)
+        return self.asked
 
     def image_at(self, place: torch.Tensor) -> torch.Tensor:
         """`image` of the states at `place` ``(batch, tokens)``, likewise."""

@@ -53,15 +53,21 @@ def divprune(tokens: torch.Tensor, count: int) -> list[int]:
     return taken
 
 
-@pytest.mark.parametrize("block", [1, 7, 64])
+@pytest.mark.parametrize("block", [1, 7, 64, None])
 @pytest.mark.parametrize("kind", [smooth, lambda count, dim: drawn(1, count, dim)])
 def test_diversity_is_that_of_the_whole_matrix(block, kind, monkeypatch):
-    monkeypatch.setattr(rows, "BLOCK", block)
+    by_rows(block, monkeypatch)
     tokens = torch.cat([kind(150, 16), kind(150, 16).flip(1)])
     scores = Diversity()(tokens, context((150, 90), (40, 17)))
     assert chosen(scores[0], 40) == divprune(tokens[0], 40)
     assert chosen(scores[1, :90], 17) == divprune(tokens[1, :90], 17)
     assert (scores[1, :90] < 0).sum() == 73
+
+
+def by_rows(block: int | None, monkeypatch) -> None:
+    """So many rows at a time, or all at once, as on a GPU."""
+    monkeypatch.setattr(rows, "BLOCK", block or rows.BLOCK)
+    monkeypatch.setattr(rows, "whole_pays", lambda device, numbers: block is None)
 
 
 class Largest(TorchDispatchMode):
@@ -99,9 +105,9 @@ def cdpruner(tokens: torch.Tensor, relevance: torch.Tensor, count: int) -> list[
     return taken
 
 
-@pytest.mark.parametrize("block", [3, 64])
+@pytest.mark.parametrize("block", [3, 64, None])
 def test_conditional_diversity(block, monkeypatch):
-    monkeypatch.setattr(rows, "BLOCK", block)
+    by_rows(block, monkeypatch)
     tokens = torch.cat([smooth(48, 20), drawn(1, 48, 20, seed=5)])
     words, spoken = drawn(2, 4, 20, seed=7), torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
     given = context((48, 30), (12, 9), embeddings=lambda: Embeddings(tokens, tokens[..., 0] > 0, words, spoken))

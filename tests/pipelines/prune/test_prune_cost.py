@@ -6,6 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from evaluators.token import rows
 from pipelines.prune import attention as prune_attention
 from pipelines.prune.pruner import prune
 
@@ -80,3 +81,31 @@ def test_attention_is_never_made_whole(method, monkeypatch):
     with torch.inference_mode(), Squares(65) as seen:
         model(**batch, mm_encoder_outputs={"video": features})
     assert seen.found  # it would have been noticed
+
+
+class Questions(TorchDispatchMode):
+    """How often a number is read from a tensor, for which a GPU has to be done with all that it was told before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["divprune", "fastv", "random", "visionzip"])
+def test_a_gpu_is_not_asked_at_every_layer(method, monkeypatch):
+    """Nor for every token that is taken."""
+    monkeypatch.setattr(rows, "whole_pays", lambda device, numbers: True)
+
+    def asked(depth: int, keep: float) -> int:
+        monkeypatch.setitem(hosts.TEXT, "num_hidden_layers", depth)
+        model, batch = hosts.build("llava"), hosts.inputs("llava", (1,))
+        with torch.no_grad(), prune(model, method, keep={0: keep} if method != "fastv" else {1: keep}):
+            with Questions() as questions:
+                model(**batch, use_cache=True)
+        return questions.count
+
+    assert asked(4, 0.25) == asked(12, 0.25) == asked(4, 0.75) > 0
