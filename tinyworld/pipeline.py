@@ -26,9 +26,10 @@ def scale_search(evaluators: Sequence[Evaluator] | None = None, scales: Sequence
     return GreedySearch(panel, scales, weights=weights, every=2)
 
 
-def default_guidance() -> NoiseSearch:
-    """The search that guides the embedded model: over the sampler's draws, at one scale. docs/results.md has why."""
-    search = scale_search()
+def default_guidance(evaluators: Sequence[Evaluator] | None = None) -> NoiseSearch:
+    """The search that guides the embedded model: over the sampler's draws, at one scale, by evaluators as of
+    `scale_search`. docs/results.md has why."""
+    search = scale_search(evaluators)
     return NoiseSearch(list(search.evaluators.values()), (SCALE,), weights=search.weights)
 
 

@@ -17,6 +17,7 @@ from guidance import (
     NoiseSearch,
     Static,
 )
+from tinyworld.pipeline import default_guidance
 
 from .method import ANCESTRAL, STEPS, Method, named
 from .searches import newer
@@ -26,13 +27,22 @@ SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
 NOISES = 8  # draws of each step's noise
-OURS = ("dynamic", "budget", "noise_search", "halving")  # what the names of methods that are no rivals begin with
+OURS = (
+    "dynamic",
+    "budget",
+    "noise_search",
+    "halving",
+    "default",
+)  # what the names of methods that are no rivals begin with
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
 
 def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     """The search, and what else is built on it."""
-    table = {"dynamic": Method(search)}
+    table = {
+        "dynamic": Method(search),
+        "default": Method(default_guidance(list(search.evaluators.values())), options=ANCESTRAL),
+    }
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
