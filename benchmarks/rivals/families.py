@@ -27,13 +27,8 @@ SCALES = (3.0, 4.5, 6.0, 8.0)  # at which every other family is tuned
 WINDOWS = ((0.15, 0.8), (0.0, 0.8), (0.15, 1.0), (0.3, 0.8))
 TOLERANCES = (0.1, 0.2)
 NOISES = 8  # draws of each step's noise
-OURS = (
-    "dynamic",
-    "budget",
-    "noise_search",
-    "halving",
-    "default",
-)  # what the names of methods that are no rivals begin with
+# What the names of methods that are no rivals begin with.
+OURS = ("default", "dynamic", "budget", "noise_search", "halving")
 STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of which particles lie several apart
 
 
