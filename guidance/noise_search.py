@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -78,31 +79,35 @@ class NoiseSearch(GreedySearch):
     def decide(self, step: DenoisingStep) -> Decision:
         """The scale of every row ``(batch,)``, if there are any to choose from, and the generators of its noise. In the
         record, ``noise`` ``(batch,)`` is the number of the draw that was chosen, ``noise_scores`` and ``noise_total``
-        what was said of all of them; the rest is of the scales, with that draw."""
+        what was said of all of them, where draws differ; the rest is of the scales, with that draw."""
         if (unsearched := self.unsearched(step)) is not None:
             return Decision(*unsearched)
         if not any(map(step.due, self.of_noise.evaluators.values())):
             return Decision(step.previous, {})
         if "generator" not in inspect.signature(type(step.scheduler).step).parameters:
             raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
-        generators = draws(step, self.noises)
         scale = self.scales[0] if len(self.scales) == 1 else step.own_scale
-
-        def candidates(space: str) -> torch.Tensor:
-            found = step.candidates([scale], space, generators)
-            if step.index < step.num_steps - 1 and torch.equal(found[:, 0], found[:, -1]):
-                raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
-            return found
-
-        about = step.noise_level, step.prompt, step.timestep
-        total, asked = self.of_noise.ask(candidates, *about, step.due)
-        noise = preferred(total)
-        chosen = [generators[k][i] for i, k in enumerate(noise.tolist())]
-        told = {"noise": noise, "noise_scores": asked.pop("scores"), "noise_total": asked.pop("total")}
+        chosen, told = self.choose(draws(step, self.noises), scale, step)
         if len(self.scales) < 2:
-            return Decision(step.full(scale) if self.scales else None, told | asked, generator=chosen)
+            return Decision(step.full(scale) if self.scales else None, told, generator=chosen)
+        about = step.noise_level, step.prompt, step.timestep
         total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about, step.due)
         return Decision(self.scale_of(total, step), told | asked, generator=chosen)
+
+    def choose(
+        self, generators: list[list[torch.Generator]], scale: float, step: DenoisingStep
+    ) -> tuple[list[torch.Generator], dict[str, Any]]:
+        """The generator of each row, of those in `generators`, and how that came about. At a last step that adds no
+        noise, as that of most samplers, nobody is asked."""
+        found = step.candidates([scale], "noisy", generators)
+        if torch.equal(found[:, 0], found[:, -1]):
+            if step.index < step.num_steps - 1:
+                raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
+            return generators[0], {}
+        total, told = self.of_noise.ask(lambda space: found, step.noise_level, step.prompt, step.timestep, step.due)
+        noise = preferred(total)
+        told |= {"noise": noise, "noise_scores": told.pop("scores"), "noise_total": told.pop("total")}
+        return [generators[k][i] for i, k in enumerate(noise.tolist())], told
 
 
 def draws(step: DenoisingStep, noises: int) -> list[list[torch.Generator]]:

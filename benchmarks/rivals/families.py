@@ -34,14 +34,15 @@ STRENGTHS = (0.1, 0.5, 2.0)  # of Feynman–Kac, in spreads between scales, of w
 
 def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     """The search, and what else is built on it."""
-    table = {
-        "dynamic": Method(search),
-        "default": Method(default_guidance(list(search.evaluators.values())), options=ANCESTRAL),
-    }
+    table = {"dynamic": Method(search)}
     table |= {f"budget:{t:g}": Method(Budget(search, t)) for t in (TOLERANCES[1:] if quick else TOLERANCES)}
     if quick:
         return table
-    return table | {"dynamic:ancestral": Method(search, options=ANCESTRAL)}
+    default = default_guidance(list(search.evaluators.values()))
+    return table | {
+        "default": Method(default, options=ANCESTRAL),
+        "dynamic:ancestral": Method(search, options=ANCESTRAL),
+    }
 
 
 def static(quick: bool) -> dict[str, Method]:

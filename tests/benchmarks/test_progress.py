@@ -20,7 +20,7 @@ def pipe(embedded):
 
 
 def test_what_is_kept_is_not_counted(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setitem(pictures.BATCH, "cpu", 2)
     method = rivals.Method(Static(3.0), steps=2)
     count = lambda: pictures.pending(pipe, method, PROMPTS, range(2), tmp_path)  # noqa: E731
     assert count() == 3 * 2 * method.passes == 24
@@ -44,7 +44,7 @@ def test_the_time_is_said_first(pipe, monkeypatch, capsys):
 
 def test_the_speed_is_of_a_whole_batch(pipe, monkeypatch):
     made = []
-    monkeypatch.setattr(pictures, "BATCH", 5)
+    monkeypatch.setitem(pictures.BATCH, "cpu", 5)
     monkeypatch.setattr(pictures, "make", lambda pipe, method, rows: made.append((method.steps, len(rows))))
     assert progress.speed(pipe, PROMPTS) > 0
     assert made == [(progress.PROBE, 5)] * 2, "once to compile"

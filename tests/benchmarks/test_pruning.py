@@ -81,8 +81,11 @@ TINY = {
         "text": TEXT,
         "image_token": 60,
     },
-    "qwen2-vl-7b": {
-        "vision": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4},
+    "qwen2.5-vl-7b": {
+        "vision": {
+            **{"depth": 1, "hidden_size": 16, "intermediate_size": 16, "out_hidden_size": 64, "num_heads": 2},
+            **{"patch_size": 4, "window_size": 16, "fullatt_block_indexes": [0]},
+        },
         "text": {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
         "image_token": 60,
         "video_token": 61,
@@ -94,7 +97,7 @@ TINY = {
 @pytest.mark.parametrize("shape", TINY)
 def test_genuine_shapes_scaled_down(shape, monkeypatch):
     monkeypatch.setitem(pruning_shapes.SHAPES, shape, TINY[shape])
-    report = pruning.measure_shape(shape, 1, "cpu", {"25": 0.25})
+    report = pruning.measure_shape(shape, 1, "cpu", tuple(pruning.TOKEN_PRESETS), {"25": 0.25})
     assert set(report["presets"]) == {"transprune", "random"} | ({"visionzip"} if shape.startswith("llava") else set())
     for budgets in report["presets"].values():
         for size in ("batch_1", "batch_8"):
@@ -121,7 +124,7 @@ def test_an_encoder_on_its_own(monkeypatch, capsys):
     pruning.show(report)
 
 
-SIZES = [("llava-1.5-7b", 7.06e9), ("qwen2-vl-7b", 8.29e9), ("clip-vit-b-16", 86.2e6)]
+SIZES = [("llava-1.5-7b", 7.06e9), ("qwen2.5-vl-7b", 8.29e9), ("clip-vit-b-16", 86.2e6)]
 
 
 @pytest.mark.parametrize(("shape", "parameters"), SIZES)
@@ -137,7 +140,7 @@ def test_genuine_shapes_have_the_published_sizes(shape, parameters):
         (["--model", "nowhere"], "is no model folder"),
         ([], "should hold the embedded model, which is not there"),
         (["--shape", "llava-1.5-7b", "--model", "x"], "not both"),
-        (["--shape", "qwen2-vl-7b"], "takes a CUDA GPU"),
+        (["--shape", "qwen2.5-vl-7b"], "takes a CUDA GPU"),
     ],
 )
 def test_bad_arguments(arguments, message, monkeypatch, tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_methods_share_their_noise(pipe):
 
 
 def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setitem(pictures.BATCH, "cpu", 2)
     method, prompts, made = rivals.Method(GreedySearch([], [3.0]), steps=2), ["a red circle", "two blue stars"], []
     whole = pictures.run(pipe, method, prompts, range(2))
     stock = pictures.make
