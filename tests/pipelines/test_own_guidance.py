@@ -174,8 +174,8 @@ def test_no_step_after_the_first_waits_for_the_device(stock, host, monkeypatch):
 
 
 def test_what_a_search_over_noise_waits_for(stock, monkeypatch):
-    """Each step: four steps of the scheduler more, which waits itself; the seeds of three draws of two rows; and whether
-    the draws differ at all."""
+    """Each step: four steps of the scheduler more, which waits itself; the seeds of three draws of two rows; and
+    whether the draws differ at all."""
     monkeypatch.setattr(run_module, "free_to_read", lambda tensor: False)
     noisy = lambda c, context: calm(c, context)  # noqa: E731
     noisy.space = "noisy"

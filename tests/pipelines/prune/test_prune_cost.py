@@ -103,9 +103,9 @@ def test_a_gpu_is_not_asked_at_every_layer(method, monkeypatch):
     def asked(depth: int, keep: float) -> int:
         monkeypatch.setitem(hosts.TEXT, "num_hidden_layers", depth)
         model, batch = hosts.build("llava"), hosts.inputs("llava", (1,))
-        with torch.no_grad(), prune(model, method, keep={0: keep} if method != "fastv" else {1: keep}):
-            with Questions() as questions:
-                model(**batch, use_cache=True)
+        stages = {1 if method == "fastv" else 0: keep}
+        with torch.no_grad(), prune(model, method, keep=stages), Questions() as questions:
+            model(**batch, use_cache=True)
         return questions.count
 
     assert asked(4, 0.25) == asked(12, 0.25) == asked(4, 0.75) > 0
