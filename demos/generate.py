@@ -94,6 +94,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--num-images", type=positive, default=1, help="for each prompt")
+    parser.add_argument("--best-of", type=positive, metavar="N", help="begin N of each, of which evaluators keep one")
+    parser.add_argument(
+        "--rungs",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="with --best-of, after which shares of the steps to drop the worse half, such as 0.2 0.6",
+    )
     parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: noise, with --model dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     add_model_arguments(parser)
@@ -104,6 +112,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.prompt = read_prompts(parser, args)
     if args.guidance in SEARCHES and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
+    if args.best_of and args.guidance not in SEARCHES:
+        parser.error(
+            "argument --best-of: evaluators keep one, and a fixed schedule has none: take a search (--guidance)"
+        )
+    if args.rungs and not args.best_of:
+        parser.error("argument --rungs: is of --best-of N")
+    if args.rungs and (sorted(set(args.rungs)) != args.rungs or not all(0 < rung < 1 for rung in args.rungs)):
+        parser.error(f"argument --rungs: must rise and be above 0 and below 1, got {args.rungs}")
     check_model(args, searched=args.guidance in SEARCHES)
     return args
 
@@ -218,6 +234,35 @@ def denoise(
     return images, traces[-1]
 
 
+class Keeping:
+    """Makes `n` pictures in the place of each one by `guidance`, of which its evaluators keep one; with `rungs` the
+    worse half is dropped on the way. Batches as of `denoise`, of fewer prompts."""
+
+    APART = 500_009  # between the seeds of pictures of one prompt
+
+    def __init__(self, pipe: Any, guidance: Any, n: int, rungs: list[float] | None) -> None:
+        self.pipe, self.guidance, self.n, self.rungs = pipe, guidance, n, rungs
+
+    def __call__(self, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, list[Any]]:
+        """The picture kept of each prompt, and its trace."""
+        from pipelines import best_of, successive_halving
+
+        search = getattr(self.guidance, "guidance", self.guidance)
+        panel, kept = (list(search.evaluators.values()), search.weights), []
+
+        def make(prompts: list[str], **call: Any) -> Any:
+            if self.rungs:
+                best = successive_halving(self.pipe, prompts, self.n, *panel, self.rungs, **call)
+            else:
+                best = best_of(self.pipe, prompts, self.n, *panel, **call)
+            kept.extend(best.chosen.tolist())
+            return best
+
+        of_each = [seed + self.APART * k for seed in seeds for k in range(self.n)]
+        images, trace = denoise(self.pipe, self.guidance, prompts, of_each, steps, make)
+        return images, [trace.sample(row * self.n + chosen) for row, chosen in enumerate(kept)]
+
+
 def save(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
     """Picture, with its settings and schedule in it, and trace; returns their paths."""
     from PIL.PngImagePlugin import PngInfo
@@ -293,19 +338,23 @@ def main(argv: list[str] | None = None) -> None:
         "calibration": args.calibration and str(args.calibration),
         "dtype": args.dtype,
     }
+    if args.best_of:
+        settings |= {"best_of": args.best_of, "rungs": args.rungs}
+    together = max(1, args.batch_size // (args.best_of or 1))
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]
     if said := cut.warning(pipe, args.prompt):
         print(said, file=sys.stderr)
     made = 0
     try:
-        for first in range(0, len(jobs), args.batch_size):
-            prompts, seeds = zip(*jobs[first : first + args.batch_size], strict=True)
-            images, trace = denoise(pipe, guidance, list(prompts), list(seeds), args.steps)
-            for row, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
-                print(
-                    *keep(args.out, images[row], trace.sample(row), {"prompt": prompt, "seed": number} | settings),
-                    sep="\n",
-                )
+        for first in range(0, len(jobs), together):
+            prompts, seeds = map(list, zip(*jobs[first : first + together], strict=True))
+            if args.best_of:
+                images, traces = Keeping(pipe, guidance, args.best_of, args.rungs)(prompts, seeds, args.steps)
+            else:
+                images, trace = denoise(pipe, guidance, prompts, seeds, args.steps)
+                traces = [trace.sample(row) for row in range(len(prompts))]
+            for image, trace, prompt, number in zip(images, traces, prompts, seeds, strict=True):
+                print(*keep(args.out, image, trace, {"prompt": prompt, "seed": number} | settings), sep="\n")
                 made += 1
     except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
         args.error(str(error))
