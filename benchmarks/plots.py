@@ -98,7 +98,7 @@ def pruning(report: dict[str, Any]) -> Figure:
         for i, (name, budgets) in enumerate(report["presets"].items()):
             rows = [(row["prefill_flops_ratio"], row[part] if part else row) for row in budgets.values()]
             points = sorted((flops, cells["exact_match"]) for flops, cells in rows)
-            axes.plot(*zip(*points, strict=True), marker="osD^vP*X<>"[i % 10], color=f"C{i % 10}", label=name)
+            axes.plot(*zip(*points, strict=True), marker="osD^vP*X<"[i % 9], color=f"C{i % 10}", label=name)
         whole = report["whole"][part] if part else report["whole"]
         axes.axhline(whole["exact_match"], color="grey", linestyle=":")
         axes.set(xlabel="FLOPs of the prompt, of those without pruning", ylabel="right answers", xlim=(None, 1.02))
