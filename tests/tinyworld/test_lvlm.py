@@ -17,8 +17,8 @@ def embedded():
     return lvlm.load()
 
 
-def right(model, processor, n=90):
-    pairs = quiz(n, seed=3)
+def right(model, processor, n=90, clutter=False):
+    pairs = quiz(n, seed=3, clutter=clutter)
     images, texts = [Image.fromarray(scene.image) for scene, _ in pairs], [question.text for _, question in pairs]
     given = lvlm.answer(model, processor, images, texts)
     return np.array([text == question.answer for text, (_, question) in zip(given, pairs, strict=True)])
@@ -33,6 +33,17 @@ def test_it_answers_questions_about_combinations_it_never_saw(embedded):
         assert right(model, processor).mean() >= 0.9 * whole.mean()
     with prune(model, "random", keep=2):
         assert right(model, processor).mean() < 0.7, "answers come from the picture"
+
+
+def test_clutter_tells_a_good_choice_of_tokens_from_a_random_one(embedded):
+    model, processor = embedded
+    whole = right(model, processor, clutter=True).mean()
+    assert whole >= 0.75
+    kept = {}
+    for method in ("vidcom2", "visionzip", "random"):
+        with prune(model, method, keep=0.33):
+            kept[method] = right(model, processor, clutter=True).mean() / whole
+    assert kept["vidcom2"] > 0.93 and kept["visionzip"] > 0.9 > kept["random"] + 0.05
 
 
 def test_the_command_line_asks_it(tmp_path, capsys):
