@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import shutil
@@ -204,11 +205,13 @@ def _batches(
             first = (at * accelerator.num_processes + accelerator.process_index) * args.accumulate
             yield from range(first, first + args.accumulate)
 
-    workers = args.workers
+    workers, forks = args.workers, "fork" in multiprocessing.get_all_start_methods()
     if workers is None:
-        workers = min(WORKERS, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
+        workers = min(WORKERS, os.cpu_count() or 1) if forks and accelerator.device.type == "cuda" else 0
     if not workers:
         return map(batch_of, numbers())
+    if not forks:
+        raise ValueError(f"`--workers` must be 0 on {platform.system()}, which does not fork processes; got {workers}.")
     # Forked, for what a recipe's batches are made of is pickled by few of them; no worker touches a GPU.
     context: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 4}
     return iter(DataLoader(_Numbered(batch_of), batch_size=None, sampler=numbers(), num_workers=workers, **context))
