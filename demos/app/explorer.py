@@ -11,7 +11,7 @@ import numpy as np
 from guidance import GuidanceTrace
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 
-from ..generate import denoise
+from ..denoising import denoise
 from . import controls, plots
 from .host import EXAMPLES, Host
 from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live

@@ -11,7 +11,7 @@ from PIL import Image
 from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
 from pipelines import best_of
 
-from ..generate import denoise
+from ..denoising import denoise
 from .host import Host
 from .methods import BEST_OF, METHODS, draws_noise, guidance_of
 from .settings import Settings

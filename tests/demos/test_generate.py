@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from demos import cut
-from demos.generate import METADATA_KEY, Keeping, claim, main, slug
+from demos.generate import METADATA_KEY, claim, main, slug
 from evaluators import LatentDiscriminator
 from guidance import SCHEDULES, GuidanceTrace
 from tinyworld.pipeline import SCALE, SCALES
@@ -46,39 +46,6 @@ def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
         draws = [step["noise_scores"]["clip"] for step in trace.steps if "noise_scores" in step]
         assert [np.shape(scores) for scores in draws] == [(1, 8)] * 2  # the last step adds no noise
         assert Image.open(tmp_path / f"{stem}_schedule.png").width > 64
-
-
-def test_evaluators_keep_one_of_several(embedded, tmp_path):
-    """Which is what its seed alone makes."""
-
-    def made(name: str, *more: str) -> tuple[np.ndarray, dict]:
-        main([PROMPTS[0], "--steps", "4", *more, "--out", str(tmp_path / name)])
-        (picture,) = pictures(tmp_path / name)
-        trace = GuidanceTrace.from_json(picture.with_name(f"{picture.stem}_trace.json"))
-        assert len(trace.steps) == 4 and trace.scales.shape == (4, 1)
-        return pixels(picture), json.loads(Image.open(picture).text[METADATA_KEY])
-
-    alone = [made(f"alone{k}", "--seed", str(3 + k * Keeping.APART)) for k in range(4)]
-    assert "best_of" not in alone[0][1]
-    for name, n, more in (("best", 3, []), ("halved", 4, ["--rungs", "0.25", "0.75", "--batch-size", "8"])):
-        kept, about = made(name, "--seed", "3", "--best-of", str(n), *more)
-        assert about["best_of"] == n and about["rungs"] == ([0.25, 0.75] if more else None) and about["seed"] == 3
-        assert min(abs(kept - one).max() for one, _ in alone[:n]) <= 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--best-of", "2", "--guidance", "static"], "argument --best-of"),
-        (["--rungs", "0.5"], "argument --rungs: is of --best-of"),
-        (["--best-of", "4", "--rungs", "0.5", "0.2"], "must rise"),
-        (["--best-of", "4", "--rungs", "1"], "below 1"),
-    ],
-)
-def test_keeping_asked_for_wrongly(arguments, said, embedded, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([PROMPTS[0], *arguments, "--out", str(tmp_path)])
-    assert said in capsys.readouterr().err
 
 
 def test_the_search_over_scales_is_an_option(embedded, tmp_path):

@@ -12,7 +12,7 @@ from demos.app.explorer import Explorer, category_of, prompts_of
 from demos.app.live import Stop
 from demos.app.methods import guidance_of
 from demos.app.settings import of_picture
-from demos.generate import denoise
+from demos.denoising import denoise
 from tinyworld.captions import is_held_out, parse_caption
 
 SEARCH = ("dynamic", "1, 4, 9", 2, 2, 0.2, 1.0, 0.25, 1.0)  # method, scales, every, draws, tolerance, weights

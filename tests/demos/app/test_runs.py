@@ -9,7 +9,7 @@ from demos.app.host import Host
 from demos.app.methods import METHODS, guidance_of, offered
 from demos.app.previews import Decoder
 from demos.app.runs import APART, Progress, cost, run
-from demos.generate import denoise
+from demos.denoising import denoise
 from guidance import Budget, GreedySearch, NoiseSearch, Static
 from pipelines import best_of
 

@@ -1,0 +1,50 @@
+"""``generate --best-of``, run in process on a random stand-in for the embedded weights."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demos.denoising import Keeping
+from demos.generate import METADATA_KEY, main
+from guidance import GuidanceTrace
+
+PROMPT = "two red circles above a blue square"
+
+
+def pictures(folder):
+    return sorted(p for p in folder.glob("*.png") if not p.stem.endswith("_schedule"))
+
+
+def test_evaluators_keep_one_of_several(embedded, tmp_path):
+    """Which is what its seed alone makes."""
+
+    def made(name: str, *more: str) -> tuple[np.ndarray, dict]:
+        main([PROMPT, "--steps", "4", *more, "--out", str(tmp_path / name)])
+        (picture,) = pictures(tmp_path / name)
+        trace = GuidanceTrace.from_json(picture.with_name(f"{picture.stem}_trace.json"))
+        assert len(trace.steps) == 4 and trace.scales.shape == (4, 1)
+        return np.asarray(Image.open(picture)).astype(int), json.loads(Image.open(picture).text[METADATA_KEY])
+
+    alone = [made(f"alone{k}", "--seed", str(3 + k * Keeping.APART)) for k in range(4)]
+    assert "best_of" not in alone[0][1]
+    for name, n, more in (("best", 3, []), ("halved", 4, ["--rungs", "0.25", "0.75", "--batch-size", "8"])):
+        kept, about = made(name, "--seed", "3", "--best-of", str(n), *more)
+        assert about["best_of"] == n and about["rungs"] == ([0.25, 0.75] if more else None) and about["seed"] == 3
+        assert min(abs(kept - one).max() for one, _ in alone[:n]) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--best-of", "2", "--guidance", "static"], "argument --best-of"),
+        (["--rungs", "0.5"], "argument --rungs: is of --best-of"),
+        (["--best-of", "4", "--rungs", "0.5", "0.2"], "must rise"),
+        (["--best-of", "4", "--rungs", "1"], "below 1"),
+    ],
+)
+def test_keeping_asked_for_wrongly(arguments, said, embedded, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([PROMPT, *arguments, "--out", str(tmp_path)])
+    assert said in capsys.readouterr().err
