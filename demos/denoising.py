@@ -1,9 +1,11 @@
 """Batches of pictures by the guidance that was asked for: one of each prompt, or several of which one is kept."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
+APART = 500_009  # between the seeds of two tries, so that no other picture of a run has the second
 
 
 def denoise(
@@ -30,30 +32,31 @@ def denoise(
     return images, traces[-1]
 
 
-class Keeping:
-    """Makes `n` pictures in the place of each one by `guidance`, of which its evaluators keep one; with `rungs` the
-    worse half is dropped on the way. Batches as of `denoise`, of fewer prompts."""
+def denoise_best(
+    pipe: Any,
+    guidance: Any,
+    prompts: list[str],
+    seeds: list[int],
+    steps: int,
+    n: int,
+    evaluators: list[Any],
+    weights: Mapping[str, float],
+    rungs: list[float] | None = None,
+    **more: Any,
+) -> tuple[list, Any, Any]:
+    """The same with `n` pictures in the place of each, of which `evaluators` keep one: the images kept, the trace of
+    all ``len(prompts) · n`` rows, and the `BestOf`. With `rungs` the worse half is dropped on the way."""
+    from pipelines import best_of, successive_halving
 
-    APART = 500_009  # between the seeds of pictures of one prompt
+    found = []
 
-    def __init__(self, pipe: Any, guidance: Any, n: int, rungs: list[float] | None) -> None:
-        self.pipe, self.guidance, self.n, self.rungs = pipe, guidance, n, rungs
+    def make(prompts: list[str], **call: Any) -> Any:
+        if rungs:
+            found.append(successive_halving(pipe, prompts, n, evaluators, weights, rungs, **call))
+        else:
+            found.append(best_of(pipe, prompts, n, evaluators, weights, **call))
+        return found[0]
 
-    def __call__(self, prompts: list[str], seeds: list[int], steps: int) -> tuple[list, list[Any]]:
-        """The picture kept of each prompt, and its trace."""
-        from pipelines import best_of, successive_halving
-
-        search = getattr(self.guidance, "guidance", self.guidance)
-        panel, kept = (list(search.evaluators.values()), search.weights), []
-
-        def make(prompts: list[str], **call: Any) -> Any:
-            if self.rungs:
-                best = successive_halving(self.pipe, prompts, self.n, *panel, self.rungs, **call)
-            else:
-                best = best_of(self.pipe, prompts, self.n, *panel, **call)
-            kept.extend(best.chosen.tolist())
-            return best
-
-        of_each = [seed + self.APART * k for seed in seeds for k in range(self.n)]
-        images, trace = denoise(self.pipe, self.guidance, prompts, of_each, steps, make)
-        return images, [trace.sample(row * self.n + chosen) for row, chosen in enumerate(kept)]
+    every = [seed + APART * k for seed in seeds for k in range(n)]
+    images, trace = denoise(pipe, guidance, prompts, every, steps, make, **more)
+    return images, trace, found[0]

@@ -28,7 +28,7 @@ from commands.parser import Parser, stop
 from commands.prompts import ENDINGS, TABLES, lines, read
 
 from . import cut, panel
-from .denoising import GUIDANCE_SCALE, Keeping, denoise
+from .denoising import GUIDANCE_SCALE, denoise, denoise_best
 
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
 
@@ -295,12 +295,16 @@ def main(argv: list[str] | None = None) -> None:
         for first in range(0, len(jobs), together):
             prompts, seeds = map(list, zip(*jobs[first : first + together], strict=True))
             if args.best_of:
-                images, traces = Keeping(pipe, guidance, args.best_of, args.rungs)(prompts, seeds, args.steps)
+                asked = args.best_of, list(search.evaluators.values()), search.weights, args.rungs
+                images, trace, best = denoise_best(pipe, guidance, prompts, seeds, args.steps, *asked)
+                rows = [args.best_of * place + chosen for place, chosen in enumerate(best.chosen.tolist())]
             else:
                 images, trace = denoise(pipe, guidance, prompts, seeds, args.steps)
-                traces = [trace.sample(row) for row in range(len(prompts))]
-            for image, trace, prompt, number in zip(images, traces, prompts, seeds, strict=True):
-                print(*keep(args.out, image, trace, {"prompt": prompt, "seed": number} | settings), sep="\n")
+                rows = range(len(prompts))
+            for image, row, prompt, number in zip(images, rows, prompts, seeds, strict=True):
+                print(
+                    *keep(args.out, image, trace.sample(row), {"prompt": prompt, "seed": number} | settings), sep="\n"
+                )
                 made += 1
     except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
         args.error(str(error))

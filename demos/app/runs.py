@@ -9,15 +9,13 @@ import torch
 from PIL import Image
 
 from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
-from pipelines import best_of
 
-from ..denoising import denoise
+from ..denoising import denoise, denoise_best
 from .host import Host
-from .methods import BEST_OF, METHODS, draws_noise, guidance_of
+from .methods import METHODS, draws_noise, guidance_of
 from .settings import Settings
 
 PREVIEWS = 10  # of the pictures on the way, at most
-APART = 500_009  # between the seeds of two tries, so that no other picture of a run has the second
 
 
 @dataclass(frozen=True)
@@ -151,17 +149,11 @@ def _pictures(host: Host, settings: Settings, name: str, report: Callable[[tuple
         kept, tried = list(range(len(seeds))), [None] * len(seeds)
     else:
         panel = [host.default.evaluators[one] for one in settings.panel]
-        keeping = []
-
-        def best(prompts: list[str], **call: Any) -> Any:
-            keeping.append(best_of(host.pipe, prompts, BEST_OF, panel, settings.panel, **call))
-            return keeping[0]
-
-        every = [seed + APART * k for seed in seeds for k in range(made)]
-        images, trace = denoise(host.pipe, guidance, prompts, every, settings.steps, best, **options)
-        chosen = keeping[0].chosen.tolist()
+        asked = made, panel, settings.panel
+        images, trace, best = denoise_best(host.pipe, guidance, prompts, seeds, settings.steps, *asked, **options)
+        chosen = best.chosen.tolist()
         kept = [made * row + k for row, k in enumerate(chosen)]
-        tried = [(k, tuple(scores)) for k, scores in zip(chosen, keeping[0].scores.tolist(), strict=True)]
+        tried = [(k, tuple(scores)) for k, scores in zip(chosen, best.scores.tolist(), strict=True)]
     predictions, passes = torch.stack(guidance.predictions), trace.nfe.view(-1, made).sum(1).tolist()
     return [
         Picture(name, seed, image, trace.sample(row), passes[i], predictions[:, row].clone(), tried[i])

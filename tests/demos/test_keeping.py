@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demos.denoising import Keeping
+from demos.denoising import APART
 from demos.generate import METADATA_KEY, main
 from guidance import GuidanceTrace
 
@@ -27,7 +27,7 @@ def test_evaluators_keep_one_of_several(embedded, tmp_path):
         assert len(trace.steps) == 4 and trace.scales.shape == (4, 1)
         return np.asarray(Image.open(picture)).astype(int), json.loads(Image.open(picture).text[METADATA_KEY])
 
-    alone = [made(f"alone{k}", "--seed", str(3 + k * Keeping.APART)) for k in range(4)]
+    alone = [made(f"alone{k}", "--seed", str(3 + k * APART)) for k in range(4)]
     assert "best_of" not in alone[0][1]
     for name, n, more in (("best", 3, []), ("halved", 4, ["--rungs", "0.25", "0.75", "--batch-size", "8"])):
         kept, about = made(name, "--seed", "3", "--best-of", str(n), *more)

@@ -8,8 +8,8 @@ from app_inputs import PROMPT, SEED, STEPS, settings
 from demos.app.host import Host
 from demos.app.methods import METHODS, guidance_of, offered
 from demos.app.previews import Decoder
-from demos.app.runs import APART, Progress, cost, run
-from demos.denoising import denoise
+from demos.app.runs import Progress, cost, run
+from demos.denoising import APART, denoise
 from guidance import Budget, GreedySearch, NoiseSearch, Static
 from pipelines import best_of
 
