@@ -58,7 +58,9 @@ def _above_0(text: str) -> float:
 
 
 def _from_0(text: str) -> int:
-    return 0 if text == "0" else positive(text)
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 class _Progress:

@@ -116,6 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.trajectories is None:
         if missing := [name for name in ("model", "prompts", "judge") if getattr(args, name) is None]:
             parser.error(f"argument --{missing[0]}: is needed, or --trajectories")
+        if args.workers:
+            parser.error("argument --workers: take --trajectories, for other processes do not hear of new pictures")
         if args.images < 2:
             parser.error(f"argument --images: must be at least 2, got {args.images}")
     try:
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         return torch.where(fresh, noisy, latents), level, scores, prompts
 
     if task is not None:
-        args.workers = 0  # others would not hear of new pictures
+        args.workers = 0  # by default, too: others would not hear of new pictures
     report = loop.fit(args, Values(value), batch_of, loss_of, prepare=prepare)
     judged = Judged(data.folder)  # by the judge alone
     judged.refresh()
