@@ -14,9 +14,7 @@ PROMPTS = ["a red circle", "two blue stars", "three green squares"]
 
 @pytest.fixture
 def pipe(embedded):
-    pipe = embedded_model.load()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return embedded_model.load()
 
 
 def test_what_is_kept_is_not_counted(pipe, tmp_path, monkeypatch):

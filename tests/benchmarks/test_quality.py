@@ -40,7 +40,6 @@ def test_what_is_finished_is_not_made_twice(tmp_path):
 def pipe(embedded):
     pipe = embedded_model.load()
     pipe.vae.to(memory_format=torch.channels_last)  # as the benchmark does
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

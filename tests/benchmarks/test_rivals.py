@@ -33,7 +33,6 @@ PANEL = Panel([FunctionEvaluator(level, "level", "noisy")])
 @pytest.fixture
 def pipe(embedded):
     pipe = embedded_model.load()
-    pipe.set_progress_bar_config(disable=True)
     pipe.guidance = None
     return pipe
 
