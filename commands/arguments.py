@@ -13,7 +13,7 @@ SCHEDULES = {
     "cosine": ("SCALE",),
     "exponential": ("SCALE", "RATE"),
 }
-SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",)}
+SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",), "halving": ()}
 
 
 def positive(text: str) -> int:
@@ -82,8 +82,8 @@ def draws(text: str) -> int:
 
 
 def method(text: str) -> str:
-    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, or a fixed schedule with its scale
-    and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
+    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, ``halving``, or a fixed schedule
+    with its scale and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
     name, *values = text.strip().split(":")
     takes = (SEARCHES | SCHEDULES).get(name)
     if takes is None or not (name in SCHEDULES) <= len(values) <= len(takes):

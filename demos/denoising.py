@@ -1,17 +1,92 @@
 """Batches of pictures by the guidance that was asked for: one of each prompt, or several of which one is kept."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 GUIDANCE_SCALE = 4.0  # of the fixed schedules, of steps that the search leaves out, and at which draws are compared
 APART = 500_009  # between the seeds of two tries, so that no other picture of a run has the second
 
 
-def denoise(
-    pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, make: Any = None, **more: Any
+@dataclass(frozen=True, eq=False)
+class Several:
+    """A way to make pictures: `n` are begun in the place of each, and evaluators keep one.
+
+    Attributes:
+        guidance: of each of them.
+        evaluators, weights: who keeps, as of `best_of`.
+        rungs: after which shares of the steps the worse half is dropped, as of `successive_halving`; empty for whole
+            pictures.
+        share: of the steps that are asked for, how many each makes.
+    """
+
+    guidance: Any
+    evaluators: Sequence[Any]
+    weights: Mapping[str, float] | None
+    n: int
+    rungs: Sequence[float] = ()
+    share: float = 1.0
+
+    def steps(self, asked: int) -> int:
+        """The steps of each, of those that are `asked` for."""
+        return max(1, int(asked * self.share))
+
+    @classmethod
+    def halved(cls, guidance: Any, evaluators: Sequence[Any], weights: Mapping[str, float] | None = None) -> "Several":
+        """Four, halved twice, in the passes of one whole picture."""
+        return cls(guidance, evaluators, weights, n=4, rungs=(0.3, 0.4), share=0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Attributes:
+    images: PIL images, one for each prompt.
+    trace: of all rows of the batch.
+    rows: which of them each image is.
+    best: where several were begun, how one was kept: a `pipelines.BestOf`.
+    """
+
+    images: list
+    trace: Any
+    rows: list[int]
+    best: Any = None
+
+    def trace_of(self, place: int) -> Any:
+        """That of one image alone."""
+        return self.trace.sample(self.rows[place])
+
+
+def rows_of(guidance: Any) -> int:
+    """How many pictures are begun for each that is kept."""
+    return guidance.n if isinstance(guidance, Several) else 1
+
+
+def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, **more: Any) -> Made:
+    """One batch, by any guidance or `Several`. The pipeline is called with `more` besides."""
+    if not isinstance(guidance, Several):
+        images, trace = _batch(pipe, guidance, prompts, seeds, steps, pipe, **more)
+        return Made(images, trace, list(range(len(prompts))))
+    from pipelines import best_of, successive_halving
+
+    several, found = guidance, []
+    make: Callable = partial(successive_halving, rungs=several.rungs) if several.rungs else best_of
+
+    def keep_one(prompts: list[str], **call: Any) -> Any:
+        found.append(make(pipe, prompts, several.n, several.evaluators, several.weights, **call))
+        return found[0]
+
+    every = [seed + APART * k for seed in seeds for k in range(several.n)]
+    images, trace = _batch(pipe, several.guidance, prompts, every, several.steps(steps), keep_one, **more)
+    rows = [several.n * place + chosen for place, chosen in enumerate(found[0].chosen.tolist())]
+    return Made(images, trace, rows, found[0])
+
+
+def _batch(
+    pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, make: Callable, **more: Any
 ) -> tuple[list, Any]:
-    """One batch: its PIL images and its trace. The pipeline, or `make` in its place, is called with `more` besides."""
+    """What `make` returns, called as the pipeline is, and the trace of all rows."""
     import torch
 
     from pipelines import guide, make_stochastic
@@ -26,37 +101,7 @@ def denoise(
         if getattr(guidance, "noises", 1) > 1:
             options |= make_stochastic(pipe)
         with guide(pipe, guidance) as traces:
-            images = (make or pipe)(prompts, num_inference_steps=steps, generator=generators, **options).images
+            images = make(prompts, num_inference_steps=steps, generator=generators, **options).images
     finally:
         pipe.scheduler = scheduler
     return images, traces[-1]
-
-
-def denoise_best(
-    pipe: Any,
-    guidance: Any,
-    prompts: list[str],
-    seeds: list[int],
-    steps: int,
-    n: int,
-    evaluators: list[Any],
-    weights: Mapping[str, float],
-    rungs: list[float] | None = None,
-    **more: Any,
-) -> tuple[list, Any, Any]:
-    """The same with `n` pictures in the place of each, of which `evaluators` keep one: the images kept, the trace of
-    all ``len(prompts) · n`` rows, and the `BestOf`. With `rungs` the worse half is dropped on the way."""
-    from pipelines import best_of, successive_halving
-
-    found = []
-
-    def make(prompts: list[str], **call: Any) -> Any:
-        if rungs:
-            found.append(successive_halving(pipe, prompts, n, evaluators, weights, rungs, **call))
-        else:
-            found.append(best_of(pipe, prompts, n, evaluators, weights, **call))
-        return found[0]
-
-    every = [seed + APART * k for seed in seeds for k in range(n)]
-    images, trace = denoise(pipe, guidance, prompts, every, steps, make, **more)
-    return images, trace, found[0]

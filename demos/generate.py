@@ -28,7 +28,8 @@ from commands.parser import Parser, stop
 from commands.prompts import ENDINGS, TABLES, lines, read
 
 from . import cut, panel
-from .denoising import GUIDANCE_SCALE, denoise, denoise_best
+from .denoising import GUIDANCE_SCALE, Several, denoise, rows_of
+from .searches import searching
 
 METADATA_KEY = "guidance"  # of the PNG's text chunk: settings and schedule, as JSON
 
@@ -101,13 +102,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="with --best-of, after which shares of the steps to drop the worse half, such as 0.2 0.6",
     )
-    parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: noise, with --model dynamic")
+    parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: halving, with --model dynamic")
     parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
     # Draws are told apart by evaluators of noisy latents, and the sampler of one's own model is not changed unasked.
-    args.guidance = args.guidance or ("noise" if args.model is None and not args.evaluators else "dynamic")
+    ours = args.model is None and not args.evaluators
+    args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of else "halving")
     args.prompt = read_prompts(parser, args)
     if args.guidance in SEARCHES and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
@@ -115,6 +117,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(
             "argument --best-of: evaluators keep one, and a fixed schedule has none: take a search (--guidance)"
         )
+    if args.best_of and args.guidance == "halving":
+        parser.error("argument --best-of: halving begins several and keeps one by itself; take noise or dynamic")
     if args.rungs and not args.best_of:
         parser.error("argument --rungs: is of --best-of N")
     if args.rungs and (sorted(set(args.rungs)) != args.rungs or not all(0 < rung < 1 for rung in args.rungs)):
@@ -195,20 +199,6 @@ def load_pipeline(source: str | Path, dtype: Any) -> Any:
         raise
 
 
-def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
-    """The guidance of a method of `arguments.SEARCHES` (``budget:0.1``, ``noise:4``), built on `search`."""
-    from guidance import Budget, NoiseSearch
-    from tinyworld.pipeline import SCALE
-
-    name, *values = method.split(":")
-    if name == "budget":
-        return Budget(search, *map(float, values))
-    if name == "noise":
-        scales = search.scales if args.scales or args.model else (SCALE,)
-        return NoiseSearch(list(search.evaluators.values()), scales, *map(int, values), weights=search.weights)
-    return search
-
-
 def save(stem: Path, image: Any, trace: Any, settings: dict[str, Any]) -> list[Path]:
     """Picture, with its settings and schedule in it, and trace; returns their paths."""
     from PIL.PngImagePlugin import PngInfo
@@ -271,22 +261,27 @@ def main(argv: list[str] | None = None) -> None:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
+    if args.best_of:
+        search = getattr(guidance, "guidance", guidance)
+        guidance = Several(guidance, list(search.evaluators.values()), search.weights, args.best_of, args.rungs or ())
     for line in panel.silent_ones(guidance, args.prompt):
         print(line, file=sys.stderr)
-    search = guidance.guidance if args.guidance == "budget" else guidance
+    inner = guidance.guidance if isinstance(guidance, Several) else guidance
+    search = getattr(inner, "guidance", inner)
     settings = {
         "model": str(args.model or "embedded"),
         "steps": args.steps,
         "guidance": args.guidance,
-        "guidance_scale": getattr(guidance, "guidance_scale", None),
+        "guidance_scale": getattr(inner, "guidance_scale", None),
         "candidates": getattr(search, "scales", None),
         "evaluators": list(getattr(search, "evaluators", ())),
         "calibration": args.calibration and str(args.calibration),
         "dtype": args.dtype,
     }
-    if args.best_of:
-        settings |= {"best_of": args.best_of, "rungs": args.rungs}
-    together = max(1, args.batch_size // (args.best_of or 1))
+    if isinstance(guidance, Several):
+        settings |= {"best_of": guidance.n, "rungs": list(guidance.rungs)}
+        settings |= {"kept_by": [evaluator.name for evaluator in guidance.evaluators]}
+    together = max(1, args.batch_size // rows_of(guidance))
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]
     if said := cut.warning(pipe, args.prompt):
         print(said, file=sys.stderr)
@@ -294,17 +289,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         for first in range(0, len(jobs), together):
             prompts, seeds = map(list, zip(*jobs[first : first + together], strict=True))
-            if args.best_of:
-                asked = args.best_of, list(search.evaluators.values()), search.weights, args.rungs
-                images, trace, best = denoise_best(pipe, guidance, prompts, seeds, args.steps, *asked)
-                rows = [args.best_of * place + chosen for place, chosen in enumerate(best.chosen.tolist())]
-            else:
-                images, trace = denoise(pipe, guidance, prompts, seeds, args.steps)
-                rows = range(len(prompts))
-            for image, row, prompt, number in zip(images, rows, prompts, seeds, strict=True):
-                print(
-                    *keep(args.out, image, trace.sample(row), {"prompt": prompt, "seed": number} | settings), sep="\n"
-                )
+            batch = denoise(pipe, guidance, prompts, seeds, args.steps)
+            for place, (prompt, number) in enumerate(zip(prompts, seeds, strict=True)):
+                about = {"prompt": prompt, "seed": number} | settings
+                print(*keep(args.out, batch.images[place], batch.trace_of(place), about), sep="\n")
                 made += 1
     except ValueError as error:  # what only the pipeline can tell, such as an evaluator of another VAE
         args.error(str(error))

@@ -11,7 +11,9 @@ from typing import Any
 from commands import arguments
 
 from . import cut, generate, panel
+from .denoising import rows_of
 from .manifest import Image, Manifest, pictures, publish
+from .searches import searching
 
 Job = tuple[str, int]  # prompt and seed
 Batch = tuple[str, list[Job]]  # by which method
@@ -63,7 +65,7 @@ def load(args: argparse.Namespace, fixed: dict[str, Any]) -> tuple[Any, dict[str
     first = "dynamic" if searched else "static"
     pipe, search = generate.load(argparse.Namespace(**vars(args), guidance=first, guidance_scale=None))
     pipe.set_progress_bar_config(disable=True)
-    guidances = {method: generate.searching(method, search, args) for method in searched}
+    guidances = {method: searching(method, search, args) for method in searched}
     return pipe, fixed | guidances, search if searched else None
 
 
@@ -91,12 +93,16 @@ def paint(
         ValueError: what only the pipeline can tell, such as an evaluator of another VAE.
     """
     method, jobs = batch
-    prompts, seeds = zip(*jobs, strict=True)
-    made, trace = generate.denoise(pipe, guidances[method], list(prompts), list(seeds), steps)
-    files = []
-    for row, (prompt, seed) in enumerate(jobs):
-        data = common | {"prompt": prompt, "seed": seed, "method": method}
-        files.append(generate.save(folder / str(row), made[row], trace.sample(row), data))
+    guidance, files = guidances[method], []
+    size = max(1, len(jobs) // rows_of(guidance))
+    for first in range(0, len(jobs), size):
+        part = jobs[first : first + size]
+        prompts, seeds = zip(*part, strict=True)
+        made = generate.denoise(pipe, guidance, list(prompts), list(seeds), steps)
+        for place, (prompt, seed) in enumerate(part):
+            data = common | {"prompt": prompt, "seed": seed, "method": method}
+            target = folder / str(first + place)
+            files.append(generate.save(target, made.images[place], made.trace_of(place), data))
     return files
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import tinyworld
 
+from .denoising import Several
+
 JUDGES = ("open_clip", "aesthetic")  # of a model that is not the embedded one; the second shares the tower of the first
 EMBEDDED = "embedded"  # as the value of a name: what the package itself ships
 
@@ -70,9 +72,12 @@ def silent_ones(guidance: Any, prompts: Sequence[str]) -> list[str]:
     from guidance.sampling import evaluators_of
 
     warnings.simplefilter("ignore", Silent)  # of single calls
+    asked = evaluators_of(guidance)
+    if isinstance(guidance, Several):
+        asked += [evaluator for evaluator in guidance.evaluators if evaluator not in asked]
     told = f"finds nothing to judge in {prompts[0]!r}" + ", nor in the other prompts" * (len(prompts) > 1)
     return [
         f"warning: evaluator {evaluator.name!r} {told}, and is silent"
-        for evaluator in evaluators_of(guidance)
+        for evaluator in asked
         if silent(evaluator, prompts)
     ]

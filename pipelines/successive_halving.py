@@ -55,13 +55,14 @@ def successive_halving(
     Args:
         evaluators, weights: as of `GreedySearch`, at least one evaluator. Those of noisy latents see the latents after
             the step of a rung, the others its predictions of the clean latents, or the `preview` of these; of the
-            images that are left, and at the end of finished ones, as by `best_of`.
+            images that are left, and at the end of finished ones, as by `best_of`, where more than one is left.
         rungs: after which share of the steps to drop, rising, in (0, 1). Half of an odd number is rounded up.
         preview: as of `guide`.
         kwargs: everything else that `pipe` takes.
 
     Returns:
-        As `best_of`; the scores of those that were dropped are NaN.
+        As `best_of`; the scores of those that were dropped are NaN, and the last one's too where no other was left to
+        be compared with.
 
     Raises:
         ValueError: as `best_of`, or `rungs` are others than is said here.
@@ -189,8 +190,11 @@ class Race:
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Which image of each prompt is the best ``(prompts,)``, and the scores ``(prompts, n)``."""
+        nothing = torch.full((len(self.prompts), self.n), torch.nan)
+        if self.left.shape[1] == 1:  # nothing to choose: judges of pictures cost something
+            return self.left[:, 0], nothing
         final = self.those_left(cast(torch.Tensor, self.final).float())
         show = lambda space: self.shown(final) if space == "pixels" else final  # noqa: E731
         scores = self.panel.ask(show, lambda space: 0.0, self.prompts, 0.0)[0].cpu()
         chosen = self.left.gather(1, preferred(scores)[:, None])[:, 0]
-        return chosen, torch.full((len(self.prompts), self.n), torch.nan).scatter(1, self.left, scores)
+        return chosen, nothing.scatter(1, self.left, scores)

@@ -1,14 +1,17 @@
 """A stand-in for the embedded weights: the shipped classes, shapes and files, with random numbers in them."""
 
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from small_lvlm import random_lvlm
 
 import tinyworld
+import tinyworld.asking
 import tinyworld.pipeline
 from evaluators import LatentCounting, LatentDiscriminator, LatentReward, LatentTextRendering
 from tinyworld.recipes import clip as train_clip
@@ -40,12 +43,13 @@ def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; delet
         LatentDiscriminator().save_pretrained(folder / "discriminator")
         for head in (LatentReward(), LatentTextRendering(), LatentCounting()):
             head.read(clip).save_pretrained(folder / head.name)
+    shutil.copytree(random_lvlm(), folder / "lvlm")
     return temporary
 
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    """A folder like ``tinyworld/weights``: ``text_to_image`` and the evaluators."""
+    """A folder like ``tinyworld/weights``: ``text_to_image``, the evaluators and ``lvlm``."""
     return Path(_built().name)
 
 
@@ -54,6 +58,7 @@ def embedded(weights: Path, monkeypatch) -> Path:
     """The stand-in in the place of the package's weights."""
     monkeypatch.setattr(tinyworld, "WEIGHTS", weights)
     monkeypatch.setattr(tinyworld.pipeline, "WEIGHTS", weights)
+    monkeypatch.setattr(tinyworld.asking, "WEIGHTS", weights)
     from_pretrained = tinyworld.pipeline.TinyWorldPipeline.from_pretrained.__func__
     monkeypatch.setattr(from_pretrained, "__defaults__", (weights / "text_to_image",))
     return weights

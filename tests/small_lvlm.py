@@ -27,6 +27,11 @@ def _built() -> tempfile.TemporaryDirectory:  # once for all test folders; delet
     return temporary
 
 
+def random_lvlm() -> Path:
+    """The folder of the model and its processor."""
+    return Path(_built().name) / "lvlm"
+
+
 @pytest.fixture(scope="session")
 def lvlm_weights() -> Path:
     """A folder like ``tinyworld/weights`` with ``lvlm`` in it."""

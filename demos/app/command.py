@@ -20,7 +20,7 @@ import tinyworld
 from commands import arguments
 from commands.parser import Parser
 
-from .. import generate
+from .. import generate, searches
 from ..ask import folder
 
 MAX_UPLOAD = "8mb"
@@ -88,7 +88,8 @@ def load_host(args: argparse.Namespace) -> Any:
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
     pipe.set_progress_bar_config(disable=True)
-    return Host(pipe, search, args.model is None, Decoder(pipe), str(args.model or "embedded"))
+    judges = () if args.model or args.evaluators else (searches.embedded_keeper(args.device),)
+    return Host(pipe, search, args.model is None, Decoder(pipe), str(args.model or "embedded"), judges)
 
 
 def load_reader(args: argparse.Namespace) -> Any:

@@ -8,16 +8,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from guidance import GuidanceTrace
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 
-from ..denoising import denoise
+from ..denoising import Made, denoise
 from . import controls, plots
 from .host import EXAMPLES, Host
 from .live import Cancelled, Stop, Waiting, button, can_start, errors_as_messages, live
 from .looks import Card, cards, status
 from .methods import METHODS, draws_noise, guidance_of
-from .runs import Watched
+from .runs import watching
 from .settings import MAX_SEED, MAX_STEPS, STEPS, Settings, prompt, whole
 from .visits import Files
 
@@ -86,7 +85,7 @@ class Explorer:
             seed = whole(seed, "Seed", 0, MAX_SEED)
             jobs = prompts_of(text, categories, each, seed)
             settings = searched(host, jobs[0][1], steps, method, search)
-            guidance = guidance_of(method, settings, host.default.evaluators)
+            guidance = guidance_of(method, settings, host.default.evaluators, host.judges)
             noises = 1 + draws_noise(settings, host.default.evaluators)
             found: list[tuple[str, Files, int]] = []
             scales: dict[str, list[list[float]]] = defaultdict(list)
@@ -96,9 +95,9 @@ class Explorer:
                 for first in range(0, len(jobs), BATCH):
                     batch = jobs[first : first + BATCH]
                     seeds = [seed + i for i in range(first, first + len(batch))]
-                    watched = Watched(guidance, lambda seen: report(None), noises, record=False)
-                    images, trace = denoise(host.pipe, watched, [line for _, line in batch], seeds, settings.steps)
-                    report(Batch(batch, seeds, images, trace, (first + len(batch)) / len(jobs)))
+                    how, _ = watching(guidance, lambda seen: report(None), noises, record=False)
+                    made = denoise(host.pipe, how, [line for _, line in batch], seeds, settings.steps)
+                    report(Batch(batch, seeds, made, (first + len(batch)) / len(jobs)))
 
             try:
                 for update in live(host.turns, stop, work, settings.steps * len(jobs)):
@@ -116,14 +115,14 @@ class Explorer:
 
     def keep(self, visitor: Any, settings: Settings, method: str, batch: "Batch", scales: dict, found: list) -> None:
         """Writes a batch's pictures and adds to what is shown."""
-        pictures = []
-        for row, ((category, line), seed, image) in enumerate(zip(batch.jobs, batch.seeds, batch.images, strict=True)):
-            one = batch.trace.sample(row)
+        pictures, images = [], batch.made.images
+        for row, ((category, line), seed, image) in enumerate(zip(batch.jobs, batch.seeds, images, strict=True)):
+            one = batch.made.trace_of(row)
             told = replace(settings, prompt=line, seed=seed).metadata(method, seed, self.host.model)
             pictures.append((image, one, told, method))
             scales[LABELS.get(category, category)].append(one.scales[:, 0].tolist())
         most = -(-MAX_PROMPTS // BATCH)
-        size = sum(3 * image.width * image.height for image in batch.images)
+        size = sum(3 * image.width * image.height for image in images)
         kept = self.host.visits.add(visitor, f"{WHERE}-pictures", None, size, most, pictures)
         found += [(line, file, seed) for (_, line), file, seed in zip(batch.jobs, kept.files, batch.seeds, strict=True)]
 
@@ -152,10 +151,8 @@ class Explorer:
 class Batch:
     """Some of the pictures. `share` is how much of all is done by then."""
 
-    def __init__(
-        self, jobs: list[tuple[str, str]], seeds: list[int], images: list, trace: GuidanceTrace, share: float
-    ) -> None:
-        self.jobs, self.seeds, self.images, self.trace, self.share = jobs, seeds, images, trace, share
+    def __init__(self, jobs: list[tuple[str, str]], seeds: list[int], made: Made, share: float) -> None:
+        self.jobs, self.seeds, self.made, self.share = jobs, seeds, made, share
 
 
 def searched(host: Host, text: str, steps: Any, method: Any, search: tuple) -> Settings:
@@ -171,7 +168,7 @@ def searched(host: Host, text: str, steps: Any, method: Any, search: tuple) -> S
         tolerance=tolerance, weights=weighted,
     )  # fmt: skip
     found = host.checked(given)
-    if METHODS[method].made > 1:
+    if METHODS[method].cost > 1:
         raise ValueError(f"{METHODS[method].label} is of the Playground")
     return found
 
@@ -187,7 +184,7 @@ def gallery(found: list[tuple[str, Files, int]]) -> str:
 def tab(host: Host, visitor: gr.BrowserState, entered: Any) -> None:
     """Builds the tab inside the `gr.Blocks` in force; `entered` is the event after which `visitor` is known."""
     does = Explorer(host)
-    offered = [name for name in host.methods if METHODS[name].made == 1]
+    offered = [name for name in host.methods if METHODS[name].cost == 1]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300, elem_classes="controls"):
             categories = gr.CheckboxGroup(

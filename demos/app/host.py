@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from evaluators import Evaluator
 from guidance import GreedySearch
 from guidance.schedulers import AFFINE
 from tinyworld.pipeline import SCALE
@@ -33,6 +34,7 @@ class Host:
     default: the search to start from; its evaluators are those there are.
     embedded: whether `pipe` is the package's own model.
     model: its name, for what is written into pictures.
+    judges: who drops pictures in halving; empty for the evaluators of the search.
     """
 
     pipe: Any
@@ -40,6 +42,7 @@ class Host:
     embedded: bool
     decode: Decoder
     model: str = "embedded"
+    judges: tuple[Evaluator, ...] = ()
     turns: Turns = field(default_factory=Turns)
     visits: Visits = field(default_factory=Visits)
 
@@ -76,7 +79,7 @@ class Host:
         own = {"scales": tuple(self.default.scales), "every": self.default.every, "weights": weights}
         first = Settings(text, static=static, **own)
         # The sampler of a model of one's own is not changed unasked.
-        return replace(first, methods=("noise", "static")) if self.embedded and "noise" in self.methods else first
+        return replace(first, methods=("halving", "static")) if self.embedded and "noise" in self.methods else first
 
     def checked(self, settings: Settings) -> Settings:
         """Raises ValueError where `settings` cannot be used, in words for the visitor."""

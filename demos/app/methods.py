@@ -1,11 +1,13 @@
 """The ways of guidance that the app shows, each a search or a schedule made from the visitor's settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evaluators import Evaluator
 from guidance import Budget, GreedySearch, NoiseSearch, Static
 
+from ..denoising import Several
 from .settings import Settings
 
 BEST_OF = 2  # pictures, of which the evaluators keep one
@@ -16,19 +18,20 @@ class Method:
     """Attributes:
     label, note: in a word or two, and in a sentence.
     draws: whether its sampler adds noise at each step.
-    made: pictures for each that is kept.
+    cost: of a picture, in those of one by itself.
     """
 
     label: str
     note: str
     draws: bool = False
-    made: int = 1
+    cost: int = 1
 
 
 METHODS = {
     "dynamic": Method("Dynamic scale", "at each step evaluators choose the guidance scale"),
     "noise": Method("Noise", "they choose among draws of the sampler's noise, at the static scale", draws=True),
-    "best": Method("Best of two", "two whole pictures that way, of which they keep one", draws=True, made=BEST_OF),
+    "halving": Method("Halving", "four are begun that way, of which judges drop three: no more passes", draws=True),
+    "best": Method("Best of two", "two whole pictures that way, of which they keep one", draws=True, cost=BEST_OF),
     "budget": Method("Budget", "the dynamic scale, less passes of the model that would change little"),
     "static": Method("Static", "one scale all the way, as everywhere else"),
 }
@@ -46,9 +49,12 @@ def draws_noise(settings: Settings, evaluators: dict[str, Evaluator]) -> bool:
     return noisy and any(METHODS[name].draws for name in settings.methods)
 
 
-def guidance_of(name: str, settings: Settings, evaluators: dict[str, Evaluator]) -> Any:
-    """The guidance of a method. The best of two are made by a search over noise, or over scales where nobody can tell
-    draws of noise apart.
+def guidance_of(
+    name: str, settings: Settings, evaluators: dict[str, Evaluator], judges: Sequence[Evaluator] = ()
+) -> Any:
+    """The guidance of a method, `Several` where one of several pictures is kept: by `judges` in halving, where there
+    are some, else by the evaluators. These are made by a search over noise, or over scales where nobody can tell draws
+    of noise apart.
 
     Raises:
         ValueError: nothing can be searched so, in words for the visitor.
@@ -62,6 +68,9 @@ def guidance_of(name: str, settings: Settings, evaluators: dict[str, Evaluator])
     noisy = any(evaluator.space == "noisy" for evaluator in panel)
     if name == "noise" and not noisy:
         raise ValueError("Noise is chosen by evaluators that read noisy latents; give one of them a weight")
+    guidance: Any = search
     if METHODS[name].draws and noisy:
-        return NoiseSearch(panel, (settings.static,), settings.draws, weights, every=settings.every)
-    return search
+        guidance = NoiseSearch(panel, (settings.static,), settings.draws, weights, every=settings.every)
+    if name == "halving":
+        return Several.halved(guidance, judges or panel, None if judges else weights)
+    return Several(guidance, panel, weights, BEST_OF) if name == "best" else guidance

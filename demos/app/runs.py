@@ -1,7 +1,7 @@
 """A run: pictures of one prompt by one method or two, from the same noise, with all that was seen on the way."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from guidance import Decision, DenoisingStep, Guidance, GuidanceTrace
 
-from ..denoising import denoise, denoise_best
+from ..denoising import Several, denoise, rows_of
 from .host import Host
 from .methods import METHODS, draws_noise, guidance_of
 from .settings import Settings
@@ -39,7 +39,7 @@ class Picture:
         passes: of the denoiser, those of a picture that was not kept too.
         predictions: ``(steps, 2, C, H, W)``, on the CPU: the unconditional and the conditional x0 prediction at each
             step. That of a scale s is ``u + s (c - u)``, for x0 is affine in the prediction.
-        tried: of the best of several which one it is, from 0, and the evaluators' scores of them all.
+        tried: of the best of several which one it is, from 0, and the scores of them all, NaN of those dropped.
     """
 
     method: str
@@ -112,9 +112,16 @@ class Watched:
         return decision
 
 
+def watching(guidance: Any, *args: Any, **kwargs: Any) -> tuple[Any, Watched]:
+    """`guidance`, or that of `Several`, as `Watched` with these arguments: what `denoise` takes, and the latter."""
+    several = isinstance(guidance, Several)
+    watched = Watched(guidance.guidance if several else guidance, *args, **kwargs)
+    return replace(guidance, guidance=watched) if several else watched, watched
+
+
 def cost(settings: Settings) -> float:
     """How much work a run is, in steps of one picture."""
-    return settings.steps * settings.pictures * sum(METHODS[name].made for name in settings.methods)
+    return settings.steps * settings.pictures * sum(METHODS[name].cost for name in settings.methods)
 
 
 def run(host: Host, settings: Settings, report: Callable[[Progress], None]) -> Run:
@@ -130,32 +137,35 @@ def run(host: Host, settings: Settings, report: Callable[[Progress], None]) -> R
 
 def _tell(host: Host, settings: Settings, place: int, report: Callable[[Progress], None], seen: tuple) -> None:
     done, steps, latents = seen
-    weights = [METHODS[name].made for name in settings.methods]
+    weights = [METHODS[name].cost for name in settings.methods]
     share = (sum(weights[:place]) + weights[place] * done / steps) / sum(weights)
-    images = None if latents is None else host.decode(torch.stack(latents))[:: weights[place]]
+    images = None if latents is None else host.decode(_first_left(torch.stack(latents), settings.pictures))
     report(Progress(place, done, steps, share, images))
+
+
+def _first_left(latents: torch.Tensor, pictures: int) -> torch.Tensor:
+    """Of those that were begun for each picture the first that was not dropped, which is all zeros then."""
+    groups = latents.unflatten(0, (pictures, -1))
+    return groups[torch.arange(pictures), groups.flatten(2).any(2).int().argmax(1).cpu()]
 
 
 def _pictures(host: Host, settings: Settings, name: str, report: Callable[[tuple], None], draws: bool) -> list[Picture]:
     """Those by one method, a picture for each seed."""
-    guidance = Watched(guidance_of(name, settings, host.default.evaluators), report, noises=1 + draws)
+    guidance = guidance_of(name, settings, host.default.evaluators, host.judges)
+    how, watched = watching(guidance, report, noises=1 + draws)
     seeds = [settings.seed + i for i in range(settings.pictures)]
     options = {key: value for key, value in (("width", settings.width), ("height", settings.height)) if value}
     if settings.negative and "negative_prompt" in host.takes:
         options["negative_prompt"] = [settings.negative] * len(seeds)
-    prompts, made = [settings.prompt] * len(seeds), METHODS[name].made
-    if made == 1:
-        images, trace = denoise(host.pipe, guidance, prompts, seeds, settings.steps, **options)
-        kept, tried = list(range(len(seeds))), [None] * len(seeds)
-    else:
-        panel = [host.default.evaluators[one] for one in settings.panel]
-        asked = made, panel, settings.panel
-        images, trace, best = denoise_best(host.pipe, guidance, prompts, seeds, settings.steps, *asked, **options)
-        chosen = best.chosen.tolist()
-        kept = [made * row + k for row, k in enumerate(chosen)]
-        tried = [(k, tuple(scores)) for k, scores in zip(chosen, best.scores.tolist(), strict=True)]
-    predictions, passes = torch.stack(guidance.predictions), trace.nfe.view(-1, made).sum(1).tolist()
+    prompts, n = [settings.prompt] * len(seeds), rows_of(guidance)
+    made = denoise(host.pipe, how, prompts, seeds, settings.steps, **options)
+    tried: list[Any] = [None] * len(seeds)
+    passes = made.trace.nfe.view(-1, n).sum(1).tolist()
+    if made.best is not None:
+        tried = [(k, tuple(row)) for k, row in zip(made.best.chosen.tolist(), made.best.scores.tolist(), strict=True)]
+        passes = [round(made.best.nfe)] * len(seeds)
+    predictions = torch.stack(watched.predictions)
     return [
-        Picture(name, seed, image, trace.sample(row), passes[i], predictions[:, row].clone(), tried[i])
-        for i, (seed, image, row) in enumerate(zip(seeds, images, kept, strict=True))
+        Picture(name, seed, image, made.trace_of(i), passes[i], predictions[:, made.rows[i]].clone(), tried[i])
+        for i, (seed, image) in enumerate(zip(seeds, made.images, strict=True))
     ]

@@ -13,6 +13,7 @@ from .settings import Settings
 from .visits import Files, Kept
 
 SIDES = ("left", "right")
+ORDINALS = ("first", "second", "third", "fourth")
 EMPTY = "<p>Write what to draw and press Generate. The same noise then becomes a picture by each way of guidance.</p>"
 # What is clicked in a part of the page that is written in HTML goes to Python as its `data-pick`.
 PICK = """element.addEventListener('click', (event) => {
@@ -77,7 +78,7 @@ def facts(one: Picture) -> str:
     told = [scale, f"{one.passes} passes"]
     if one.tried is not None:
         place, scores = one.tried
-        told.append(f"the {('first', 'second')[place]} of {len(scores)}")
+        told.append(f"the {ORDINALS[place]} of {len(scores)}")
     return " · ".join(told)
 
 

@@ -1,11 +1,14 @@
 """Why a picture became what it is: in a sentence, and step by step."""
 
+import math
+
 from . import plots
 from .looks import Card, cards
 from .methods import METHODS
 from .previews import Decoder
 from .runs import Picture, Run
 from .settings import whole
+from .stage import ORDINALS
 
 LEGEND = """<div class="legend">
 <span><i class="scale"></i> what evaluators think of each candidate at a step, from worst to best</span>
@@ -31,9 +34,9 @@ def summary(run: Run, row: int) -> str:
             told.append(f"{label}: the evaluators disagreed at {disputed} of {searched} searched steps.")
         if picture.tried is not None:
             place, scores = picture.tried
-            told.append(
-                f"{label}: they kept the {('first', 'second')[place]}, {max(scores):+.2f} to {min(scores):+.2f}."
-            )
+            left = [score for score in scores if not math.isnan(score)]
+            compared = f", {max(left):+.2f} to {min(left):+.2f}" if len(left) > 1 else f" of {len(scores)}"
+            told.append(f"{label}: they kept the {ORDINALS[place]}{compared}.")
     return " ".join(told).replace("-", "−")
 
 

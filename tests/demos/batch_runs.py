@@ -7,6 +7,7 @@ from PIL import Image
 
 from demos import generate
 from demos.batch import main
+from demos.denoising import Made
 from demos.manifest import Manifest
 from guidance import GuidanceTrace
 
@@ -30,7 +31,8 @@ def draw(pipe, guidance, prompts, seeds, steps):
     rngs = [np.random.default_rng([len(prompt), seed]) for prompt, seed in zip(prompts, seeds, strict=True)]
     noise = [rng.integers(0, 256, (16, 16, 3), np.uint8) for rng in rngs]
     step = {"timestep": 1, "noise_level": 0.5, "scale": torch.full((len(prompts),), guidance.guidance_scale)}
-    return [Image.fromarray(array) for array in noise], GuidanceTrace((), list(prompts), [step] * steps)
+    trace = GuidanceTrace((), list(prompts), [step] * steps)
+    return Made([Image.fromarray(array) for array in noise], trace, list(range(len(prompts))))
 
 
 @pytest.fixture

@@ -259,12 +259,12 @@ def test_a_manifest_that_points_outside_is_refused(ram):
 def test_on_the_real_pipeline_methods_share_their_noise(embedded, ram):
     file = ram / "prompts.csv"
     file.write_text('Prompt,Category\n"two red circles, one star",count\n')
-    methods = ["static:3", "interval:3:0:0.2", "dynamic", "budget:9", "noise:3"]
+    methods = ["static:3", "interval:3:0:0.2", "dynamic", "budget:9", "noise:3", "halving"]
     arguments = [str(file), "--methods", *methods, "--seeds", "4", "5", "--steps", "2"]
     main([*arguments, "--out", str(ram / "study")])
     main([str(file), "--methods", "static:3", "--seeds", "5", "--steps", "2", "--out", str(ram / "alone")])
     found = {(image.method, image.seed): image for image in images(ram / "study")}
-    assert len(found) == 10
+    assert len(found) == 12
     pixels = {key: np.asarray(Image.open(ram / "study" / image.file)).astype(int) for key, image in found.items()}
     (alone,) = images(ram / "alone")
     again = np.asarray(Image.open(ram / "alone" / alone.file)).astype(int)

@@ -19,7 +19,7 @@ def calibrate(folder, **reliability):
 
 
 def weights_of(tmp_path, *arguments):
-    main([PROMPT, "--steps", "2", "--out", str(tmp_path / "out"), *arguments])
+    main([PROMPT, "--steps", "4", "--out", str(tmp_path / "out"), *arguments])
     (trace,) = (tmp_path / "out").glob("*_trace.json")
     return GuidanceTrace.from_json(trace).steps[0]["weights"]
 

@@ -26,7 +26,7 @@ def pictures(folder):
 
 
 def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
-    main([*PROMPTS, "--steps", "3", "--out", str(tmp_path)])
+    main([*PROMPTS, "--steps", "6", "--out", str(tmp_path)])
     stems = ["000_two-red-circles-above-a-blue-square_seed0", "001_a-green-sign-saying-cab_seed0"]
     expected = [tmp_path / f"{stem}{end}" for stem in stems for end in (".png", "_schedule.png", "_trace.json")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
@@ -35,12 +35,12 @@ def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
         image = Image.open(tmp_path / f"{stem}.png")
         assert image.size == (64, 64)
         data = json.loads(image.text[METADATA_KEY])
-        assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 3, "noise")
-        assert data["candidates"] == [SCALE]
-        assert data["evaluators"] == ["clip", "discriminator", "reward"]
+        assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 6, "halving")
+        assert (data["best_of"], data["rungs"], data["kept_by"]) == (4, [0.3, 0.4], ["vqa"])
+        assert (data["candidates"], data["evaluators"]) == ([SCALE], ["clip", "discriminator", "reward"])
         trace = GuidanceTrace.from_json(tmp_path / f"{stem}_trace.json")
         assert trace.prompt == [prompt]
-        assert trace.scales.shape == (3, 1)
+        assert trace.scales.shape == (3, 1), "four pictures of half the steps, halved, take the passes of one"
         assert data["schedule"] == trace.scales[:, 0].tolist()
         assert set(data["schedule"]) == {SCALE}
         draws = [step["noise_scores"]["clip"] for step in trace.steps if "noise_scores" in step]
@@ -238,7 +238,7 @@ BAD = {
     "not text": (["--prompts", "{tmp}/latin.txt"], "--prompts"),
     "steps": (["a", "--steps", "0"], "--steps"),
     "steps as a word": (["a", "--steps", "many"], "--steps"),
-    "more steps than the scheduler has": (["a", "--steps", "1001"], "num_inference_steps"),
+    "more steps than the scheduler has": (["a", "--guidance", "noise", "--steps", "1001"], "num_inference_steps"),
     "num-images": (["a", "--num-images", "-1"], "--num-images"),
     "batch-size": (["a", "--batch-size", "1.5"], "--batch-size"),
     "seed": (["a", "--seed", "-1"], "--seed"),

@@ -1,4 +1,4 @@
-"""``generate --best-of``, run in process on a random stand-in for the embedded weights."""
+"""``generate --best-of`` and halving, run in process on a random stand-in for the embedded weights."""
 
 import json
 
@@ -20,25 +20,32 @@ def pictures(folder):
 def test_evaluators_keep_one_of_several(embedded, tmp_path):
     """Which is what its seed alone makes."""
 
-    def made(name: str, *more: str) -> tuple[np.ndarray, dict]:
-        main([PROMPT, "--steps", "4", *more, "--out", str(tmp_path / name)])
+    def made(name: str, *more: str, steps: int = 4) -> tuple[np.ndarray, dict]:
+        main([PROMPT, "--steps", str(steps), *more, "--out", str(tmp_path / name)])
         (picture,) = pictures(tmp_path / name)
         trace = GuidanceTrace.from_json(picture.with_name(f"{picture.stem}_trace.json"))
         assert len(trace.steps) == 4 and trace.scales.shape == (4, 1)
         return np.asarray(Image.open(picture)).astype(int), json.loads(Image.open(picture).text[METADATA_KEY])
 
-    alone = [made(f"alone{k}", "--seed", str(3 + k * APART)) for k in range(4)]
+    noise = "--guidance", "noise"
+    alone = [made(f"alone{k}", "--seed", str(3 + k * APART), *noise) for k in range(4)]
     assert "best_of" not in alone[0][1]
     for name, n, more in (("best", 3, []), ("halved", 4, ["--rungs", "0.25", "0.75", "--batch-size", "8"])):
-        kept, about = made(name, "--seed", "3", "--best-of", str(n), *more)
-        assert about["best_of"] == n and about["rungs"] == ([0.25, 0.75] if more else None) and about["seed"] == 3
+        kept, about = made(name, "--seed", "3", "--best-of", str(n), *more, *noise)
+        assert about["best_of"] == n and about["rungs"] == ([0.25, 0.75] if more else []) and about["seed"] == 3
+        assert about["kept_by"] == ["clip", "discriminator", "reward"]
         assert min(abs(kept - one).max() for one, _ in alone[:n]) <= 2
+    for evaluators, by in (((), ["vqa"]), (("--evaluators", "clip"), ["clip"])):
+        kept, about = made("by_" + by[0], "--seed", "3", "--guidance", "halving", *evaluators, steps=8)
+        assert about["best_of"] == 4 and about["kept_by"] == by
+        assert evaluators or min(abs(kept - one).max() for one, _ in alone) <= 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--best-of", "2", "--guidance", "static"], "argument --best-of"),
+        (["--best-of", "2", "--guidance", "halving"], "halving begins several"),
         (["--rungs", "0.5"], "argument --rungs: is of --best-of"),
         (["--best-of", "4", "--rungs", "0.5", "0.2"], "must rise"),
         (["--best-of", "4", "--rungs", "1"], "below 1"),

@@ -48,7 +48,7 @@ def test_pictures_and_means_come_batch_by_batch(host):
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
     assert list(means) == ["one object (3)", "other (1)", "count (1)"]
     guidance = guidance_of("dynamic", settings(host), host.default.evaluators)
-    scales = [denoise(host.pipe, guidance, [said[i][0]], [3 + i], 3)[1].scales[:, 0] for i in (0, 1, 3)]
+    scales = [denoise(host.pipe, guidance, [said[i][0]], [3 + i], 3).trace.scales[:, 0] for i in (0, 1, 3)]
     assert means["one object (3)"] == pytest.approx(np.mean(np.stack(scales), axis=0))
     *_, again, plot, line = does.come(secret, None)
     assert again == gallery and "5 pictures" in line and len(plot.data) == len(figure.data)

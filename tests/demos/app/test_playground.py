@@ -142,7 +142,7 @@ def test_cards_tell_scores_apart(host):
     from torch import arange as torch_arange
 
     near.space = "noisy"
-    lone = SimpleNamespace(**{name: getattr(host, name) for name in ("pipe", "decode", "sampler", "takes")})
+    lone = SimpleNamespace(**{name: getattr(host, name) for name in ("pipe", "decode", "sampler", "takes", "judges")})
     lone.default = GreedySearch([near], (1.0, 4.0, 9.0))
     one = settings(host, methods=("dynamic",), steps=2, every=1, weights=(("near", 1.0),))
     picture = run(lone, one, lambda progress: None).rows[0][0]

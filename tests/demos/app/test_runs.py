@@ -9,7 +9,7 @@ from demos.app.host import Host
 from demos.app.methods import METHODS, guidance_of, offered
 from demos.app.previews import Decoder
 from demos.app.runs import Progress, cost, run
-from demos.denoising import APART, denoise
+from demos.denoising import APART, Several, denoise
 from guidance import Budget, GreedySearch, NoiseSearch, Static
 from pipelines import best_of
 
@@ -35,40 +35,52 @@ def test_pictures_are_those_of_their_guidance_alone(host, other, pictures):
             guidance = guidance_of(picture.method, made.settings, host.default.evaluators)
             if other == "noise":  # from the same sampler, which adds noise for both
                 object.__setattr__(guidance, "noises", 3)
-            (alone,), trace = denoise(host.pipe, guidance, [PROMPT], [seed], STEPS)
-            assert far(alone, picture.image) <= 2
+            alone = denoise(host.pipe, guidance, [PROMPT], [seed], STEPS)
+            trace = alone.trace
+            assert far(alone.images[0], picture.image) <= 2
             assert trace.scales[:, 0].tolist() == pytest.approx(picture.trace.scales[:, 0].tolist())
             assert (picture.seed, picture.passes) == (seed, int(trace.nfe[0]))
     assert far(made.rows[0][0].image, made.rows[0][1].image) > 2
 
 
-def test_the_best_of_two_is_kept(host):
-    made = run(host, settings(host, methods=("best",)), quiet)
+@pytest.mark.parametrize(("method", "n", "passes"), [("best", 2, 4 * STEPS), ("halving", 4, 2 * STEPS)])
+def test_one_of_several_is_kept(host, method, n, passes):
+    """It is what its seed alone makes, with the steps of each: those asked for, or, halved, as many passes as one."""
+    steps = STEPS if method == "best" else 10
+    made = run(host, settings(host, methods=(method,), steps=steps), quiet)
     ((picture,),) = made.rows
-    guidance = guidance_of("best", made.settings, host.default.evaluators)
-    assert isinstance(guidance, NoiseSearch)
-    panel = list(host.default.evaluators.values())
-    kept = []
-
-    def best(prompts, **call):
-        kept.append(best_of(host.pipe, prompts, 2, panel, made.settings.panel, **call))
-        return kept[0]
-
-    images, trace = denoise(host.pipe, guidance, [PROMPT], [SEED, SEED + APART], STEPS, best)
-    assert far(images[0], picture.image) <= 2
-    assert picture.tried[0] == int(kept[0].chosen) == int(np.argmax(picture.tried[1]))
-    assert picture.tried[1] == pytest.approx(kept[0].scores[0].tolist(), abs=1e-3)
-    assert picture.trace.scales[:, 0].tolist() == trace.scales[:, picture.tried[0]].tolist()
-    assert picture.passes == int(trace.nfe.sum()) == 4 * STEPS
+    noise = guidance_of("noise", made.settings, host.default.evaluators)
+    alone = [
+        denoise(host.pipe, noise, [PROMPT], [SEED + APART * k], steps if method == "best" else 5) for k in range(n)
+    ]
+    place, scores = picture.tried
+    assert far(alone[place].images[0], picture.image) <= 2 and len(scores) == n
+    assert picture.trace.scales[:, 0].tolist() == alone[place].trace.scales[:, 0].tolist()
+    if method == "best":
+        guidance = guidance_of("best", made.settings, host.default.evaluators)
+        kept = best_of(
+            host.pipe, [PROMPT], n, guidance.evaluators, guidance.weights, num_inference_steps=steps, eta=1.0,
+            guidance=noise, generator=[torch.Generator().manual_seed(SEED + APART * k) for k in range(n)],
+        )  # fmt: skip
+        assert place == int(kept.chosen) == int(np.argmax(scores))
+        assert picture.passes == passes
+    else:
+        assert np.isnan(scores).all() and picture.passes == 2 * (4 * 2 + 3) == 2 * steps + 2
 
 
 def test_methods_are_what_they_are_called(host):
     one = settings(host, tolerance=0.3)
-    kinds = {name: type(guidance_of(name, one, host.default.evaluators)) for name in METHODS}
-    expected = {"dynamic": GreedySearch, "noise": NoiseSearch, "best": NoiseSearch, "budget": Budget, "static": Static}
-    assert kinds == expected and host.methods == tuple(expected)
-    assert guidance_of("budget", one, host.default.evaluators).tolerance == 0.3
-    assert guidance_of("noise", one, host.default.evaluators).noises == 3
+    made = {name: guidance_of(name, one, host.default.evaluators) for name in METHODS}
+    kinds = {
+        name: type(guidance.guidance if name in ("halving", "best") else guidance) for name, guidance in made.items()
+    }
+    searches = {"dynamic": GreedySearch, "noise": NoiseSearch, "halving": NoiseSearch, "best": NoiseSearch}
+    assert kinds == searches | {"budget": Budget, "static": Static}
+    assert host.methods == tuple(METHODS) and made["budget"].tolerance == 0.3 and made["noise"].noises == 3
+    panel = list(host.default.evaluators.values())
+    assert isinstance(made["halving"], Several) and list(made["halving"].evaluators) == panel
+    judged = guidance_of("halving", one, host.default.evaluators, (panel[0],))
+    assert list(judged.evaluators) == panel[:1] and judged.weights is None
 
 
 def test_judges_of_pictures_cannot_tell_draws_apart(host):

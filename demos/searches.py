@@ -1,0 +1,38 @@
+"""The guidance of a search by its name on the command line."""
+
+import argparse
+from typing import Any
+
+from .denoising import Several
+
+
+def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
+    """The guidance of a method of `arguments.SEARCHES` (``budget:0.1``, ``noise:4``), built on `search`."""
+    from guidance import Budget, NoiseSearch
+    from tinyworld.pipeline import SCALE
+
+    name, *values = method.split(":")
+    if name == "halving":
+        noisy = any(evaluator.space == "noisy" for evaluator in search.evaluators.values())
+        return Several.halved(searching("noise", search, args) if noisy else search, *keepers(search, args))
+    if name == "budget":
+        return Budget(search, *map(float, values))
+    if name == "noise":
+        scales = search.scales if args.scales or args.model else (SCALE,)
+        return NoiseSearch(list(search.evaluators.values()), scales, *map(int, values), weights=search.weights)
+    return search
+
+
+def keepers(search: Any, args: argparse.Namespace) -> tuple[list[Any], Any]:
+    """Who drops pictures in halving, with weights: those of the search, or of the embedded model, unless evaluators are
+    named, its vision-language model."""
+    if args.model is None and not args.evaluators:
+        return [embedded_keeper(args.device)], None
+    return list(search.evaluators.values()), search.weights
+
+
+def embedded_keeper(device: Any) -> Any:
+    """The embedded vision-language model, which looks at previews."""
+    from tinyworld.asking import embedded_judge
+
+    return embedded_judge().to(device)
