@@ -5,10 +5,10 @@ cost.
     online-guidance benchmark judges -n 50 --only static best_of_2:vqa
 
 The embedded vision-language model answers questions about a preview (`tinyworld.asking`), whole or with a third of its
-visual tokens, and rapidocr reads it. They choose the better of two pictures of half the steps, or the scale at every
-fifth step; the same by evaluators of latents, at equal passes of the denoiser, stands beside them. The judge that
-counts (`tinyworld.judge`, classical vision) never takes part. Everything samples with DDIM that draws noise, at the
-scale that was best for it (docs/results.md), from the same noise.
+visual tokens, and rapidocr reads it. They choose the better of two pictures of half the steps, one of four that are
+begun, or the scale at every fifth step; the same by evaluators of latents, at equal passes of the denoiser, stands
+beside them. The judge that counts (`tinyworld.judge`, classical vision) never takes part. Everything samples with DDIM
+that draws noise, at the scale that was best for it (docs/results.md), from the same noise.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from evaluators.pixel.vqa import VQAScore
 from guidance import GreedySearch, NoiseSearch, Static
 from pipelines import TinyWorldPipeline
 from pipelines.prune import prune
+from pipelines.successive_halving import HALVING, steps_within
 from tinyworld.asking import questions_about
 from tinyworld.captions import parse_caption
 from training.loop import hardware
@@ -80,6 +81,14 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
     for label, evaluators in (("panel", panel), ("vqa", [made["vqa"]])):
         kept = Method(noise_search(search), options=own, n=2, best=True, steps=STEPS // 2)
         table[f"noise_search_best_of_2:{label}"] = (kept, evaluators, None)
+    each = {**HALVING, "best": True, "steps": steps_within(**HALVING, asked=STEPS)}
+    for label, evaluators, keep in (
+        ("panel", panel, None),
+        ("vqa", [made["vqa"]], None),
+        ("vqa_pruned", [made["vqa"]], KEEP),
+    ):
+        for name, guidance in (("halving", Static(SCALE)), ("noise_search_halving", noise_search(search))):
+            table[f"{name}_{HALVING['n']}:{label}"] = (Method(guidance, options=own, **each), evaluators, keep)
     return table
 
 

@@ -19,7 +19,7 @@ class Several:
         evaluators, weights: who keeps, as of `best_of`.
         rungs: after which shares of the steps the worse half is dropped, as of `successive_halving`; empty for whole
             pictures.
-        share: of the steps that are asked for, how many each makes.
+        together: whether all of a prompt make the steps that are asked for together; else each does.
     """
 
     guidance: Any
@@ -27,16 +27,20 @@ class Several:
     weights: Mapping[str, float] | None
     n: int
     rungs: Sequence[float] = ()
-    share: float = 1.0
+    together: bool = False
 
     def steps(self, asked: int) -> int:
         """The steps of each, of those that are `asked` for."""
-        return max(1, int(asked * self.share))
+        from pipelines.successive_halving import steps_within
+
+        return steps_within(self.n, self.rungs, asked) if self.together else asked
 
     @classmethod
     def halved(cls, guidance: Any, evaluators: Sequence[Any], weights: Mapping[str, float] | None = None) -> "Several":
-        """Four, halved twice, in the passes of one whole picture."""
-        return cls(guidance, evaluators, weights, n=4, rungs=(0.3, 0.4), share=0.5)
+        """Four, of which two are dropped early and one at the end, in the passes of one whole picture."""
+        from pipelines.successive_halving import HALVING
+
+        return cls(guidance, evaluators, weights, **HALVING, together=True)
 
 
 @dataclass(frozen=True, eq=False)

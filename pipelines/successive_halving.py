@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,26 @@ from .hosts import denoisers, host_of
 from .patch import indivisible, named, patch, take_rows
 from .reading import tensor_of
 from .types import Pipeline
+
+HALVING: dict[str, Any] = {"n": 4, "rungs": (0.25,)}  # what was best of those that take as long as one whole image
+
+
+def ends(rungs: Sequence[float], steps: int) -> list[int]:
+    """After which of `steps`, from 1, the rungs drop."""
+    return [max(1, math.ceil(rung * steps - 1e-9)) for rung in rungs]
+
+
+def image_steps(n: int, rungs: Sequence[float], steps: int) -> int:
+    """Of all images of a prompt together, where each is made in `steps`."""
+    left, total = n, 0
+    for begin, end in pairwise([0, *ends(rungs, steps), steps]):
+        total, left = total + left * max(0, end - begin), -(-left // 2)
+    return total
+
+
+def steps_within(n: int, rungs: Sequence[float], asked: int) -> int:
+    """The most steps of each image with which all of a prompt make no more than `asked` together; at least 1."""
+    return max((steps for steps in range(1, asked + 1) if image_steps(n, rungs, steps) <= asked), default=1)
 
 
 @torch.no_grad()
@@ -149,8 +170,7 @@ class Race:
         self.final = unpack(latents)
         done = self.clock.index - self.clock.start_index + 1
         total = len(self.clock.timesteps) - self.clock.start_index
-        due = [max(1, math.ceil(rung * total - 1e-9)) for rung in self.rungs]
-        for _ in range(due.count(done) if done < total else 0):
+        for _ in range(ends(self.rungs, total).count(done) if done < total else 0):
             scores = self.scores(unpack)
             best = scores.nan_to_num(nan=-torch.inf).argsort(dim=1, descending=True, stable=True)
             kept = best[:, : -(-scores.shape[1] // 2)].sort(1).values

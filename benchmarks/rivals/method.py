@@ -1,9 +1,9 @@
 """One way of making an image, as benchmarks compare them."""
 
-import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
+
+from pipelines.successive_halving import image_steps
 
 from .model import Sampler
 
@@ -38,11 +38,7 @@ class Method:
         """Of the denoiser, for each image that is kept: at most so many."""
         if self.sampler is not None:
             return self.sampler.passes(self.steps)
-        left, total = self.n, 0
-        ends = [math.ceil(rung * self.steps - 1e-9) for rung in self.rungs or ()]
-        for begin, end in pairwise([0, *ends, self.steps]):
-            total, left = total + 2 * left * (end - begin), -(-left // 2)
-        return total
+        return 2 * image_steps(self.n, self.rungs or (), self.steps)
 
 
 def named(*parts: Any) -> str:

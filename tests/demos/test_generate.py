@@ -36,15 +36,15 @@ def test_writes_picture_schedule_and_trace(embedded, tmp_path, capsys):
         assert image.size == (64, 64)
         data = json.loads(image.text[METADATA_KEY])
         assert (data["prompt"], data["seed"], data["steps"], data["guidance"]) == (prompt, 0, 6, "halving")
-        assert (data["best_of"], data["rungs"], data["kept_by"]) == (4, [0.3, 0.4], ["vqa"])
+        assert (data["best_of"], data["rungs"], data["kept_by"]) == (4, [0.25], ["vqa"])
         assert (data["candidates"], data["evaluators"]) == ([SCALE], ["clip", "discriminator", "reward"])
         trace = GuidanceTrace.from_json(tmp_path / f"{stem}_trace.json")
         assert trace.prompt == [prompt]
-        assert trace.scales.shape == (3, 1), "four pictures of half the steps, halved, take the passes of one"
+        assert trace.scales.shape == (2, 1), "of two steps each, two dropped after the first: as many as six of one"
         assert data["schedule"] == trace.scales[:, 0].tolist()
         assert set(data["schedule"]) == {SCALE}
         draws = [step["noise_scores"]["clip"] for step in trace.steps if "noise_scores" in step]
-        assert [np.shape(scores) for scores in draws] == [(1, 8)] * 2  # the last step adds no noise
+        assert [np.shape(scores) for scores in draws] == [(1, 8)]  # the last step adds no noise
         assert Image.open(tmp_path / f"{stem}_schedule.png").width > 64
 
 

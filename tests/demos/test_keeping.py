@@ -36,7 +36,7 @@ def test_evaluators_keep_one_of_several(embedded, tmp_path):
         assert about["kept_by"] == ["clip", "discriminator", "reward"]
         assert min(abs(kept - one).max() for one, _ in alone[:n]) <= 2
     for evaluators, by in (((), ["vqa"]), (("--evaluators", "clip"), ["clip"])):
-        kept, about = made("by_" + by[0], "--seed", "3", "--guidance", "halving", *evaluators, steps=8)
+        kept, about = made("by_" + by[0], "--seed", "3", "--guidance", "halving", *evaluators, steps=10)
         assert about["best_of"] == 4 and about["kept_by"] == by
         assert evaluators or min(abs(kept - one).max() for one, _ in alone) <= 2
 

@@ -9,6 +9,7 @@ from guidance import Budget, GreedySearch, Static
 from guidance.schedulers import noise_schedule
 from pipelines import best_of, guide, successive_halving
 from pipelines.patch import patch
+from pipelines.successive_halving import HALVING, image_steps, steps_within
 
 PROMPTS = ["two red circles", "a blue star"]
 N, STEPS = 4, 4
@@ -65,8 +66,16 @@ def test_passes_are_those_of_the_denoiser(stock):
     made = successive_halving(pipe, PROMPTS, 3, [brightness], rungs=(0.5,), **options("sd", 3))
     undo()
     assert rows == [12, 12, 8, 8], "half of three is two"
-    assert made.nfe == sum(rows) / 2
+    assert made.nfe == sum(rows) / 2 == 2 * image_steps(3, (0.5,), 4)
     assert "forward" not in pipe.unet.__dict__ and "step" not in pipe.scheduler.__dict__, "no patch stays"
+
+
+def test_steps_within_the_passes_of_one_image():
+    for asked in range(4, 60):
+        for n, rungs in ((4, (0.25,)), (4, (0.3, 0.4)), (2, ()), (3, (0.5,))):
+            steps = steps_within(n, rungs, asked)
+            assert image_steps(n, rungs, steps) <= asked < image_steps(n, rungs, steps + 1)
+    assert steps_within(**HALVING, asked=20) == 8 and steps_within(**HALVING, asked=1) == 1
 
 
 def test_without_rungs_it_is_best_of(stock):
