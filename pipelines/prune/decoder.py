@@ -184,6 +184,8 @@ class DecoderPruner:
                 return None
             states = args[0] if args else kwargs["hidden_states"]
             run.cache = cache_of(kwargs)
+            if not index:
+                run.embeds = states  # some decoders multiply what they are given
             if run.prompt is not None:
                 if index in self.pruning.keep:
                     states = self.prune(run, index, states, kwargs)

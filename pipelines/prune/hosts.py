@@ -31,7 +31,7 @@ def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, Languag
     """
     config = getattr(model, "config", None)
     encodes = [m for m in model.modules() if hasattr(type(m), "get_image_features")]
-    decoders = [m for m in (encodes or [model])[-1].modules() if hasattr(m, "layers") and hasattr(m, "embed_tokens")]
+    decoders = [m for m in (encodes or [model])[-1].modules() if is_decoder(m)]
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"`model` {kind} is an encoder with a decoder: pruning is for images in a decoder's sequence.")
     parts = (decoders or [model])[-1].named_modules()
@@ -46,12 +46,23 @@ def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, Languag
     if not decoders:
         raise ValueError(f"`model` {kind} has no decoder with `layers` and `embed_tokens`: it is not supported.")
     host, decoder = cast(VisionLanguageModel, encodes[-1]), cast(LanguageModel, decoders[-1])
+    inside = set(host.modules())
+    if others := [name for name, m in model.named_modules() if m not in inside and is_decoder(m)]:
+        raise ValueError(
+            f"`model` {kind} has a second decoder, `{others[0]}`, which reads what the first made of every "
+            "token: it is not supported."
+        )
     if all(token_id(host.config, number) is None for number in range(1, len(KINDS) + 1)):
         raise ValueError(f"`model` {kind} names no `image_token_id` in its config: its visual tokens cannot be told.")
     if missing := lacks(decoder):
         name = type(decoder.layers[0]).__name__
         raise ValueError(f"`model` {kind} has decoder layers {name} without {', '.join(missing)}: it is not supported.")
     return host, decoder
+
+
+def is_decoder(module: nn.Module) -> bool:
+    """Whether `module` has layers over tokens that it embeds."""
+    return hasattr(module, "layers") and hasattr(module, "embed_tokens")
 
 
 def lacks(decoder: LanguageModel) -> list[str]:

@@ -12,7 +12,7 @@ from evaluators.token.base import Frames
 
 from .modules import VisionLanguageModel
 
-BY_ROW = ("idefics2", "idefics3", "smolvlm")  # whose encoders return the images of a row as one
+BY_ROW = ("granite_docling", "idefics2", "idefics3", "smolvlm")  # whose encoders return the images of a row as one
 BY_FRAME = ("video_llava",)  # whose encoders return the frames of all videos, which have equally many, one by one
 # The kinds of visual tokens: names of their id in a config, and of what encodes them.
 KINDS = (("image_token_id", "get_image_features", "image"), ("video_token_id", "get_video_features", "video"))

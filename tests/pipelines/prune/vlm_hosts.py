@@ -25,7 +25,10 @@ SMALL: dict[str, Any] = {
     **{"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": VIDEO, "video_token_index": VIDEO},
 }
 TOKENS = 12  # of an image
-VARIES = ("head_dim", "num_key_value_heads", "num_hidden_layers")  # from layer to layer, in Gemma 4
+VARIES = {  # from layer to layer
+    "Gemma4TextConfig": ("head_dim", "num_key_value_heads", "num_hidden_layers"),
+    "Step3p7TextConfig": ("num_attention_heads", "num_hidden_layers"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ QWEN_WINDOW = WINDOW | LAYERS | {"text_config.use_sliding_window": True}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
 HALF_MROPE = {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
+STEP = {"num_hidden_layers": DEPTH, "layer_types": LAYERS["text_config.layer_types"], "head_dim": 8}
+STEP |= {"num_attention_heads": 4, "num_sliding_attention_heads": 6, "share_expert_dim": 16}
+STEP |= {"partial_rotary_factors": [0.5 if kind == "full_attention" else 1.0 for kind in STEP["layer_types"]]}
+STEP |= {"mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"]}
+SPARSE = {"num_hidden_layers": DEPTH, "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * (DEPTH - 1)}
 OMNI = MROPE | {"vision_start_token_id": 57, "vision_end_token_id": 56}
 HOSTS = {
     host.name.removesuffix("ForConditionalGeneration") + host.variant: host
@@ -117,6 +125,8 @@ HOSTS = {
         Host("Cosmos3EdgeForConditionalGeneration"),
         Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
+        Host("GraniteDoclingForConditionalGeneration", {"text_config.attention_multiplier": 0.4}),
+        Host("Step3p7ForConditionalGeneration", WINDOW, STEP),
         Host(
             "Gemma4ForConditionalGeneration",
             text=GEMMA4 | {"num_kv_shared_layers": 2},
@@ -136,6 +146,9 @@ HOSTS = {
         Host("HunYuanVLForConditionalGeneration", refused="q_norm and k_norm in the place of"),
         Host("Exaone4_5_ForConditionalGeneration", refused="without `input_layernorm`"),
         Host("MllamaForConditionalGeneration", refused="reads images by cross-attention"),
+        Host("MiniMaxM3SparseForConditionalGeneration", text=SPARSE, refused="has layers of minimax_m3_sparse"),
+        Host("Qwen2_5OmniForConditionalGeneration", refused="has a second decoder, `talker.model`"),
+        Host("PI0ForConditionalGeneration", refused="has a second decoder, `model.dit`"),
     )
 }
 
@@ -143,7 +156,7 @@ HOSTS = {
 def shrink(config: Any, text: bool = False) -> Any:
     """`config` with everything in it small."""
     for name, value in SMALL.items():
-        if text and name in VARIES and type(config).__name__ == "Gemma4TextConfig":
+        if text and name in VARIES.get(type(config).__name__, ()):
             continue
         if hasattr(config, name) and not isinstance(getattr(config, name), (dict, list)):
             setattr(config, name, value)
@@ -174,7 +187,8 @@ def build(name: str) -> Any:
         MoeCausalLMOutputWithPast.image_outputs = None  # transformers 5.24 reads it, so that no call of its own returns
     torch.manual_seed(0)
     model = model_class(config).eval()
-    model.generation_config.suppress_tokens = [IMAGE, VIDEO, EOS, 58]
+    if model.can_generate():
+        model.generation_config.suppress_tokens = [IMAGE, VIDEO, EOS, 58]
     return model
 
 
@@ -213,6 +227,7 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
     image.last_hidden_state = image.pooler_output  # which Llama 4 reads
     image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
     image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
+    image.router_logits = None  # GraniteDocling's
     image.frames = [3] * len(features)  # of a video
     types = {}  # of a model that reads some tokens in both directions: images of Gemma 3, the prompt of PaliGemma
     if "token_type_ids" in inspect.signature(model.forward).parameters:
