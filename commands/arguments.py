@@ -13,7 +13,7 @@ SCHEDULES = {
     "cosine": ("SCALE",),
     "exponential": ("SCALE", "RATE"),
 }
-SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",), "halving": ()}
+SEARCHES = {"dynamic": (), "budget": ("TOLERANCE",), "noise": ("DRAWS",), "halving": ("SCALE",)}
 
 
 def positive(text: str) -> int:
@@ -82,13 +82,14 @@ def draws(text: str) -> int:
 
 
 def method(text: str) -> str:
-    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, ``halving``, or a fixed schedule
-    with its scale and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one way."""
+    """``dynamic``, ``budget`` or ``budget:TOLERANCE``, ``noise`` or ``noise:DRAWS``, ``halving`` or ``halving:SCALE``,
+    or a fixed schedule with its scale and what else it takes (``static:7.5``, ``interval:5:0.2:0.8``), spelt in one
+    way."""
     name, *values = text.strip().split(":")
     takes = (SEARCHES | SCHEDULES).get(name)
     if takes is None or not (name in SCHEDULES) <= len(values) <= len(takes):
-        known = [*SEARCHES, *(f"{name}:SCALE" for name in SCHEDULES), "budget:TOLERANCE", "noise:DRAWS"]
-        known += ["interval:SCALE:START:STOP", "exponential:SCALE:RATE"]
+        known = [*SEARCHES, *(f"{name}:{value}" for name, values in SEARCHES.items() for value in values)]
+        known += [*(f"{name}:SCALE" for name in SCHEDULES), "interval:SCALE:START:STOP", "exponential:SCALE:RATE"]
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, got {text!r}")
     if name == "noise" and values:
         draws(values[0])

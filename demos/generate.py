@@ -103,7 +103,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="with --best-of, after which shares of the steps to drop the worse half, such as 0.2 0.6",
     )
     parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: halving, with --model dynamic")
-    parser.add_argument("--guidance-scale", type=scale, help=f"of a fixed schedule; default {GUIDANCE_SCALE}")
+    parser.add_argument(
+        "--guidance-scale", type=scale, help=f"fixed; default {GUIDANCE_SCALE}, of halving by the embedded model 3"
+    )
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
@@ -111,8 +113,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     ours = args.model is None and not args.evaluators
     args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of else "halving")
     args.prompt = read_prompts(parser, args)
-    if args.guidance in SEARCHES and args.guidance_scale is not None:
-        parser.error("argument --guidance-scale: is of a fixed schedule (--guidance); the search takes --scales")
+    searched = args.guidance in SEARCHES and args.guidance != "halving"
+    if searched and args.guidance_scale is not None:
+        parser.error("argument --guidance-scale: is of a fixed schedule or of halving; the search takes --scales")
+    if args.guidance == "halving" and args.scales:
+        parser.error("argument --scales: is of a search over scales; halving takes --guidance-scale")
     if args.best_of and args.guidance not in SEARCHES:
         parser.error(
             "argument --best-of: evaluators keep one, and a fixed schedule has none: take a search (--guidance)"
@@ -173,7 +178,8 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
             evaluator.to(args.device)
     scales = {"scales": args.scales} if args.scales else {}
     search = scale_search(asked, **scales) if args.model is None else GreedySearch(asked, **scales)
-    return pipe, searching(args.guidance, search, args)
+    fixed = getattr(args, "guidance_scale", None)  # of halving, which keeps one
+    return pipe, searching(args.guidance if fixed is None else f"{args.guidance}:{fixed}", search, args)
 
 
 def is_critical(record: logging.LogRecord) -> bool:

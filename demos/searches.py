@@ -3,23 +3,26 @@
 import argparse
 from typing import Any
 
-from .denoising import Several
+from .denoising import GUIDANCE_SCALE, Several
 
 
 def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
-    """The guidance of a method of `arguments.SEARCHES` (``budget:0.1``, ``noise:4``), built on `search`."""
-    from guidance import Budget, NoiseSearch
+    """The guidance of a method of `arguments.SEARCHES` (``noise:4``, ``halving:6``), built on `search`."""
+    from guidance import Budget, NoiseSearch, Static
     from tinyworld.pipeline import SCALE
 
     name, *values = method.split(":")
+    panel = list(search.evaluators.values())
     if name == "halving":
-        noisy = any(evaluator.space == "noisy" for evaluator in search.evaluators.values())
-        return Several.halved(searching("noise", search, args) if noisy else search, *keepers(search, args))
+        (scale,) = map(float, values or (GUIDANCE_SCALE if args.model else SCALE,))
+        noisy = any(evaluator.space == "noisy" for evaluator in panel)  # who can tell draws apart
+        each = NoiseSearch(panel, (scale,), weights=search.weights) if noisy else Static(scale)
+        return Several.halved(each, *keepers(search, args))
     if name == "budget":
         return Budget(search, *map(float, values))
     if name == "noise":
         scales = search.scales if args.scales or args.model else (SCALE,)
-        return NoiseSearch(list(search.evaluators.values()), scales, *map(int, values), weights=search.weights)
+        return NoiseSearch(panel, scales, *map(int, values), weights=search.weights)
     return search
 
 

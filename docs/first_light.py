@@ -1,32 +1,45 @@
-"""Makes docs/first_light.png of what `online-guidance generate` wrote: each picture beside its schedule.
+"""Makes docs/first_light.png: the first ten captions of the measurement, which nothing was trained on, by a static
+scale and by the default, from the same noise; a frame says whether a judge by classical vision finds a picture right.
 
-online-guidance generate "two red circles above a blue square" "three green triangles" \\
-    'a yellow sign saying "CAB"'
-python docs/first_light.py outputs
+python docs/first_light.py --captions > captions.txt
+online-guidance batch captions.txt --methods static:3 halving --seeds 0 --steps 20 --out study
+python docs/first_light.py study
 """
 
 import sys
+import textwrap
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from PIL import Image
 
-HEIGHT = 420
+from benchmarks.quality import held_out_prompts
+from demos.manifest import pictures
+from tinyworld.judge import judge
+
+METHODS = {"static:3": "static scale", "halving": "the default"}
+FRAMES = {True: "#2e7d32", False: "#c62828"}
 
 
-def main(folder: Path) -> None:
-    rows = []
-    for plot in sorted(folder.glob("*_schedule.png")):
-        picture = Image.open(plot.with_name(plot.name.replace("_schedule", ""))).convert("RGB")
-        schedule = Image.open(plot).convert("RGB")
-        picture = picture.resize((HEIGHT, HEIGHT), Image.Resampling.NEAREST)
-        schedule = schedule.resize((schedule.width * HEIGHT // schedule.height, HEIGHT), Image.Resampling.LANCZOS)
-        rows.append((picture, schedule))
-    sheet = Image.new("RGB", (max(p.width + s.width for p, s in rows) + 20, (HEIGHT + 10) * len(rows) - 10), "white")
-    for i, (picture, schedule) in enumerate(rows):
-        sheet.paste(picture, (0, i * (HEIGHT + 10)))
-        sheet.paste(schedule, (picture.width + 20, i * (HEIGHT + 10)))
-    sheet.save(Path(__file__).with_name("first_light.png"), optimize=True)
+def main(study: Path) -> None:
+    captions = held_out_prompts(10)
+    made = {(image.prompt, image.method): Image.open(study / image.file) for image in pictures(study).values()}
+    figure, axes = plt.subplots(2, len(captions), figsize=(15, 3.9), layout="constrained")
+    for row, (method, label) in zip(axes, METHODS.items(), strict=True):
+        row[0].set_ylabel(label, fontsize=12)
+        for axis, text in zip(row, captions, strict=True):
+            picture = made[text, method].convert("RGB")
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            for side in axis.spines.values():
+                side.set(color=FRAMES[bool(judge(picture, text).correct)], linewidth=4)
+    for axis, text in zip(axes[1], captions, strict=True):
+        axis.set_xlabel("\n".join(textwrap.wrap(text, 20)), fontsize=8)
+    figure.savefig(Path(__file__).with_name("first_light.png"), dpi=75)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--captions":
+        print(*held_out_prompts(10), sep="\n")
+    else:
+        main(Path(sys.argv[1]))

@@ -53,8 +53,8 @@ def guidance_of(
     name: str, settings: Settings, evaluators: dict[str, Evaluator], judges: Sequence[Evaluator] = ()
 ) -> Any:
     """The guidance of a method, `Several` where one of several pictures is kept: by `judges` in halving, where there
-    are some, else by the evaluators. These are made by a search over noise, or over scales where nobody can tell draws
-    of noise apart.
+    are some, else by the evaluators. These are made by a search over noise; where nobody can tell draws of noise apart,
+    in halving at the static scale, else by the search over scales.
 
     Raises:
         ValueError: nothing can be searched so, in words for the visitor.
@@ -68,7 +68,7 @@ def guidance_of(
     noisy = any(evaluator.space == "noisy" for evaluator in panel)
     if name == "noise" and not noisy:
         raise ValueError("Noise is chosen by evaluators that read noisy latents; give one of them a weight")
-    guidance: Any = search
+    guidance: Any = Static(settings.static) if name == "halving" else search
     if METHODS[name].draws and noisy:
         guidance = NoiseSearch(panel, (settings.static,), settings.draws, weights, every=settings.every)
     if name == "halving":

@@ -250,7 +250,7 @@ BAD = {
     "scales of a fixed schedule": (["a", "--guidance", "static", "--scales", "1,2"], "--scales"),
     "guidance": (["a", "--guidance", "none"], "--guidance"),
     "guidance-scale": (["a", "--guidance", "static", "--guidance-scale", "nan"], "--guidance-scale"),
-    "guidance-scale of the search": (["a", "--guidance-scale", "3"], "--guidance-scale"),
+    "guidance-scale of the search": (["a", "--guidance", "noise", "--guidance-scale", "3"], "--guidance-scale"),
     "evaluator": (["a", "--evaluators", "clip,taste"], "taste"),
     "evaluators repeat": (["a", "--evaluators", "clip,clip"], "--evaluators"),
     "evaluator folder": (["a", "--evaluators", "clip={tmp}"], "--evaluators"),

@@ -9,6 +9,7 @@ from PIL import Image
 from demos.denoising import APART
 from demos.generate import METADATA_KEY, main
 from guidance import GuidanceTrace
+from tinyworld.pipeline import SCALE
 
 PROMPT = "two red circles above a blue square"
 
@@ -35,9 +36,10 @@ def test_evaluators_keep_one_of_several(embedded, tmp_path):
         assert about["best_of"] == n and about["rungs"] == ([0.25, 0.75] if more else []) and about["seed"] == 3
         assert about["kept_by"] == ["clip", "discriminator", "reward"]
         assert min(abs(kept - one).max() for one, _ in alone[:n]) <= 2
-    for evaluators, by in (((), ["vqa"]), (("--evaluators", "clip"), ["clip"])):
+    for evaluators, by in (((), ["vqa"]), (("--evaluators", "clip", "--guidance-scale", "5"), ["clip"])):
         kept, about = made("by_" + by[0], "--seed", "3", "--guidance", "halving", *evaluators, steps=10)
         assert about["best_of"] == 4 and about["kept_by"] == by
+        assert about["schedule"] == [5.0 if evaluators else SCALE] * 4
         assert evaluators or min(abs(kept - one).max() for one, _ in alone) <= 2
 
 
@@ -46,6 +48,7 @@ def test_evaluators_keep_one_of_several(embedded, tmp_path):
     [
         (["--best-of", "2", "--guidance", "static"], "argument --best-of"),
         (["--best-of", "2", "--guidance", "halving"], "halving begins several"),
+        (["--guidance", "halving", "--scales", "1,2"], "halving takes --guidance-scale"),
         (["--rungs", "0.5"], "argument --rungs: is of --best-of"),
         (["--best-of", "4", "--rungs", "0.5", "0.2"], "must rise"),
         (["--best-of", "4", "--rungs", "1"], "below 1"),

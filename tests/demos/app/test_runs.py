@@ -88,8 +88,9 @@ def test_judges_of_pictures_cannot_tell_draws_apart(host):
     search = GreedySearch([judge], (1.0, 4.0))
     assert "noise" not in offered(search.evaluators)
     lone = Host(host.pipe, search, True, host.decode)
-    (row,) = run(lone, settings(lone, methods=("best", "dynamic"), steps=2), quiet).rows
-    assert row[0].tried is not None and "noise" not in row[0].trace.steps[0]
+    (row,) = run(lone, settings(lone, methods=("best", "halving"), steps=2), quiet).rows
+    assert all(one.tried is not None and "noise" not in one.trace.steps[0] for one in row)
+    assert "scores" in row[0].trace.steps[0] and set(row[1].trace.scales[:, 0].tolist()) == {3.0}
 
 
 def test_a_single_candidate_is_not_searched_but_draws_may_be(host):
