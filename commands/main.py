@@ -37,6 +37,7 @@ COMMANDS = {
     "benchmark front": ("benchmarks.front", "right pictures against passes of the denoiser, 10 to 160"),
     "benchmark overhead": ("benchmarks.overhead", "FLOPs and time, against static guidance"),
     "benchmark pruning": ("benchmarks.pruning", "answers, FLOPs and time, against the whole model"),
+    "benchmark launches": ("benchmarks.launches", "how many operations pruning starts, against the whole model"),
     "benchmark judges": ("benchmarks.judges", "judges of pictures on the embedded world"),
     "benchmark previews": ("benchmarks.previews", "FLOPs of previews and judges of pictures, at the real shapes"),
     "benchmark decodes": ("benchmarks.decodes", "three decoded candidates in the place of eight"),

@@ -44,6 +44,7 @@ class ConditionalDiversity(TokenEvaluator):
         self.relevance = None if relevance is None else as_token_evaluator(relevance)
         self.reads_encoder = getattr(self.relevance, "reads_encoder", None)
 
+    @torch.no_grad()
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         if self.relevance is None:
             relevance = word_relevance(candidates, context.need("embeddings", self.name)())
@@ -53,26 +54,31 @@ class ConditionalDiversity(TokenEvaluator):
         candidates, relevance, valid = images.split(candidates), images.split(relevance), images.valid
         low = relevance.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
         span = relevance.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
-        relevance = torch.where(span > 0, (relevance - low + LEAST) / span, 1.0).masked_fill(~valid, 0.0)
+        relevance = ((relevance - low + LEAST) / (span + LEAST)).masked_fill(~valid, 0.0)
 
         batch, count, _ = candidates.shape
-        each = torch.arange(batch, device=candidates.device)
-        rows, steps = CosineRows(candidates), int(keep.max())
-        alone = relevance.square()
-        added = alone  # to the determinant, as a factor, by a token that would be taken next
-        spanned = torch.zeros(batch, steps, count, device=candidates.device)
-        scores = torch.zeros(batch, count, device=candidates.device)
-        free = valid.clone()
-        for step in range(steps):
-            likely = torch.where(added > NEW * alone, added, relevance - 2).masked_fill(~free, -torch.inf)
-            taken = likely.argmax(-1)
-            more = step < keep  # one that keeps fewer is done earlier
-            scores[each, taken] = torch.where(more, (keep - step).float(), scores[each, taken])
-            free[each, taken] &= ~more
-            kernel = relevance[each, taken, None] * rows.of(taken, likely) * relevance
-            gain, least = added[each, taken, None], NEW * alone[each, taken, None]
-            before = torch.einsum("bs,bsn->bn", spanned[each, :step, taken], spanned[:, :step])
-            new = torch.where(more[:, None] & (gain > least), (kernel - before) * gain.clamp(min=1e-30).rsqrt(), 0.0)
-            spanned[:, step] = new
-            added = added - new.square()
-        return images.join(torch.where(free, torch.where(added > NEW * alone, added, relevance - 2) - 1, scores))
+        fewest, most = torch.stack(keep.aminmax()).tolist()
+        rows = CosineRows(candidates, relevance)
+        added = relevance.square()  # to the determinant, as a factor, by a token that would be taken next
+        least, last = NEW * added, (relevance - 2).masked_fill(~valid, -torch.inf)
+        # What was taken, as a factorisation of the kernel: it is the sum of products of a row of `part` and of `unit`.
+        part, unit = added.new_zeros(2, batch, most, count)
+        order = torch.zeros(batch, most, dtype=torch.long, device=candidates.device)
+        gain = added.new_zeros(batch, 1)
+        # As few operations as can be: on a GPU their launches take the time.
+        for step in range(most):
+            likely = torch.where(added > least, added, last)
+            likely = likely.scatter_(1, order[:, :step], -torch.inf)
+            taken = order[:, step : step + 1]
+            torch.max(likely, 1, keepdim=True, out=(gain, taken))
+            before = unit[:, :step].gather(2, taken[..., None].expand(-1, step, 1)).transpose(1, 2)
+            new = part[:, step : step + 1]
+            torch.baddbmm(rows.of(taken[:, 0], likely)[:, None], before, part[:, :step], alpha=-1, out=new)
+            # Of what adds nothing `gain` is below -1, and `new` next to nothing; one that keeps fewer is done earlier.
+            scale = gain if step < fewest else gain.where((step < keep)[:, None], torch.inf)
+            torch.div(new[:, 0], scale, out=unit[:, step])
+            added.addcmul_(new[:, 0], unit[:, step], value=-1)
+        rank = (keep[:, None] - torch.arange(most, device=keep.device)).clamp(min=0)
+        scores = torch.zeros_like(added).scatter_reduce(1, order, rank.float(), "amax")
+        left = torch.where(added > least, added, relevance - 2) - 1
+        return images.join(torch.where((scores > 0) | ~valid, scores, left))

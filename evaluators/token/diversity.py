@@ -46,6 +46,7 @@ class Diversity(TokenEvaluator):
 
     name = "diversity"
 
+    @torch.no_grad()
     def __call__(self, candidates: torch.Tensor, context: TokenContext) -> torch.Tensor:
         images, keep = context.images, context.keep.flatten()
         candidates, valid = images.split(candidates), images.valid
@@ -53,17 +54,18 @@ class Diversity(TokenEvaluator):
         rows = CosineRows(candidates)
         nearest = nearest_distance(rows, valid)  # minus infinity for those that cannot be taken any more
         fewest, most = torch.stack(keep.aminmax()).tolist()
-        order = torch.full((batch, most), count, device=candidates.device)
+        order = torch.zeros(batch, most, dtype=torch.long, device=candidates.device)
         # As few operations as can be: on a GPU their launches take the time.
         for step in range(most):
-            taken = nearest.argmax(-1, keepdim=True)
+            taken = torch.argmax(nearest, -1, keepdim=True, out=order[:, step : step + 1])
             reached = 1 - rows.of(taken[:, 0], nearest)
             reached = torch.minimum(nearest, reached) if step else reached.masked_fill_(~valid, -torch.inf)
             reached = reached.scatter(1, taken, -torch.inf)
             if step >= fewest:  # one that keeps fewer is done earlier
                 more = (step < keep)[:, None]
-                taken, reached = taken.where(more, count), torch.where(more, reached, nearest)
-            order[:, step], nearest = taken[:, 0], reached
+                reached = torch.where(more, reached, nearest)
+                taken.masked_fill_(~more, count)
+            nearest = reached
         rank = keep[:, None] - torch.arange(most, device=keep.device)
         scores = torch.zeros(batch, count + 1, device=candidates.device).scatter(1, order, rank.float())[:, :-1]
         return images.join(torch.where((scores > 0) | ~valid, scores, nearest - 3))  # cosine distances are at most 2

@@ -18,10 +18,15 @@ class CosineRows:
 
     A greedy choice reads the rows of what it takes. One row at a time would read all tokens for each of them; so with a
     row that is missing those of `BLOCK` tokens that are likely to be next are computed. Where `whole_pays`, all are.
+
+    Args:
+        weight: ``(batch, tokens)``; each similarity is multiplied by those of both tokens.
     """
 
-    def __init__(self, tokens: torch.Tensor) -> None:
+    def __init__(self, tokens: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         self.unit = F.normalize(tokens.float(), dim=-1)
+        if weight is not None:
+            self.unit = self.unit * weight[..., None]
         batch, self.count, _ = tokens.shape
         self.each = torch.arange(batch, device=tokens.device)
         self.slot = torch.full((batch, self.count), -1, device=tokens.device)  # which computed row is a token's

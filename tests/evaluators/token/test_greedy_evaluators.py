@@ -92,6 +92,33 @@ def test_no_matrix_of_all_similarities(evaluator):
     assert max(rows.BLOCK, keep, dim) * count <= seen.most < count * count / 8
 
 
+class Started(TorchDispatchMode):
+    """How many operations are started under it: views start nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "most"), [(Diversity(), 5), (ConditionalDiversity(lambda tokens, context: tokens[..., 0]), 9)]
+)
+def test_operations_for_each_token_taken(evaluator, most, monkeypatch):
+    """On a GPU their launches take the time."""
+    by_rows(None, monkeypatch)
+
+    def started(keep: int) -> int:
+        with torch.no_grad(), Started() as seen:
+            evaluator(smooth(100, 64), context((100,), (keep,)))
+        return seen.count
+
+    assert started(40) - started(20) == 20 * most
+
+
 def cdpruner(tokens: torch.Tensor, relevance: torch.Tensor, count: int) -> list[int]:
     """CDPruner's rule by its definition: each token taken makes the determinant of the kernel as large as it can be."""
     tokens, relevance = tokens.double(), relevance.double()
@@ -132,6 +159,39 @@ def test_conditional_diversity_by_any_relevance():
     for n in range(1, 10):
         rest = [torch.linalg.det((p := unit[[*taken[:n], m]]) @ p.T).item() for m in range(40)]
         assert max(rest) == pytest.approx(rest[taken[n]], abs=1e-9)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_conditional_diversity_of_many_tokens(whole, monkeypatch):
+    """What a token adds to the determinant of the kernel, as a factor, is its own entry less what those taken explain
+    of it; rows of a batch are done at different times, and of what is left each says what it would still add."""
+    by_rows(None if whole else 64, monkeypatch)
+    tokens = torch.cat([smooth(200, 96), drawn(1, 200, 96, seed=5), smooth(200, 96, seed=8)])
+    relevance = torch.rand(3, 200, generator=torch.Generator().manual_seed(1))
+    counts, keeps = (200, 140, 170), (70, 25, 70)
+    scores = ConditionalDiversity(lambda t, c: relevance)(tokens, context(counts, keeps))
+    for row, (count, keep) in enumerate(zip(counts, keeps, strict=True)):
+        unit, own = torch.nn.functional.normalize(tokens[row, :count].double(), dim=-1), relevance[row, :count].double()
+        own = (own - own.min() + 1e-6) / (own.max() - own.min() + 1e-6)
+        kernel, taken = own[:, None] * (unit @ unit.T) * own, []
+        for _ in range(keep + 1):
+            explained = kernel[:, taken] @ torch.linalg.solve(kernel[taken][:, taken], kernel[taken])
+            added = kernel.diagonal() - explained.diagonal()
+            added[taken] = -torch.inf
+            if len(taken) < keep:
+                taken.append(int(added.argmax()))
+        assert chosen(scores[row, :count], keep) == taken
+        left = scores[row, :count] < 0
+        torch.testing.assert_close(scores[row, :count][left].double(), added[left] - 1, atol=1e-5, rtol=0)
+        assert left.sum() == count - keep and not scores[row, count:].any()
+
+
+def test_conditional_diversity_where_relevance_is_nearly_the_same():
+    """What tells tokens apart is rounding, and is not to be blown up."""
+    tokens = smooth(40, 16)
+    relevance = 0.5 + 1e-7 * torch.arange(40.0).remainder(3)[None]
+    scores = ConditionalDiversity(lambda t, c: relevance)(tokens, context((40,), (10,)))
+    assert (scores > 0).sum() == 10 == scores.max()
 
 
 def test_conditional_diversity_of_more_tokens_than_dimensions():

@@ -95,7 +95,7 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", ["divprune", "fastv", "random", "visionzip"])
+@pytest.mark.parametrize("method", ["divprune", "cdpruner", "fastv", "random", "visionzip"])
 def test_a_gpu_is_not_asked_at_every_layer(method, monkeypatch):
     """Nor for every token that is taken."""
     monkeypatch.setattr(rows, "whole_pays", lambda device, numbers: True)
