@@ -64,7 +64,7 @@ class DecoderPruner:
         renumber: bool = False,
         reader: EncoderReader | None = None,
     ) -> None:
-        check_decoder(language_model, pruning, renumber)
+        check_decoder(host, language_model, pruning, renumber)
         self.model, self.pruning, self.renumber = language_model, pruning, renumber
         self.host, self.prompts, self.reader = host, prompts, reader
         self.visual = VisualTokens(host)
@@ -199,12 +199,20 @@ class DecoderPruner:
             run.kept[index] = stage.kept
             # `position_ids` is read by FlashAttention alone, which would take a gap for the start of another sequence.
             changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
+            changed |= self.of_each_token(run, kwargs)
             if args:  # Gemma 4 has an input of every layer behind the states
                 left = [take(a, run.chunk().clamp(min=0)) if isinstance(a, torch.Tensor) else a for a in args[1:]]
                 return (states, *left), {**kwargs, **changed}
             return args, {**kwargs, **changed, "hidden_states": states}
 
         return hook
+
+    @staticmethod
+    def of_each_token(run: Run, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What else a layer is told of each token, of those left: Ernie 4.5 has experts for text and for images."""
+        shape, own = run.embeds.shape[:2], ("attention_mask", "position_ids")
+        named = {n: v for n, v in kwargs.items() if isinstance(v, torch.Tensor) and v.shape == shape and n not in own}
+        return {name: values.gather(1, run.chunk().clamp(min=0)) for name, values in named.items()}
 
     def add_deepstack(self, stock: Callable, states: torch.Tensor, visual: torch.Tensor, added: torch.Tensor) -> Any:
         """Qwen3-VL adds rows to its visual tokens between layers: `added` ``(visual tokens, dim)`` to those left."""

@@ -10,7 +10,7 @@ from evaluators.token.base import observes
 from guidance.tokens.pruning import TokenPruning
 
 from .images import KINDS, token_id
-from .masks import REACH, layer_kinds
+from .masks import REACH, layer_kinds, reads_both_ways
 from .modules import LanguageModel, VisionLanguageModel
 
 ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
@@ -39,6 +39,8 @@ def find_host(model: nn.Module, kind: str) -> tuple[VisionLanguageModel, Languag
         raise ValueError(f"`model` {kind} reads images by cross-attention: its sequence has no visual tokens.")
     if not encodes and not any(hasattr(config, name) for name in ("vision_config", "image_token_id")):
         raise ValueError(f"`model` {kind} has no visual tokens to prune: it is not a vision-language model.")
+    if type(model).__name__.endswith("ForRetrieval"):
+        raise ValueError(f"`model` {kind} compares images by an embedding of every token: none of them can be dropped.")
     if not encodes:
         raise ValueError(
             f"`model` {kind} has no `get_image_features`, by which images are encoded: it is not supported."
@@ -93,15 +95,16 @@ def lacks(decoder: LanguageModel) -> list[str]:
     return [f"`{name}`" for name in missing]
 
 
-def check_decoder(decoder: LanguageModel, pruning: TokenPruning, renumber: bool) -> None:
-    """Raises ValueError where `pruning` does not fit `decoder`."""
+def check_decoder(host: VisionLanguageModel, decoder: LanguageModel, pruning: TokenPruning, renumber: bool) -> None:
+    """Raises ValueError where `pruning` does not fit `decoder` of `host`."""
     config: Any = decoder.config
     kinds = set(layer_kinds(config, len(decoder.layers)))
     if unknown := kinds - set(REACH):
         raise ValueError(f"`model` has layers of {', '.join(sorted(unknown))}: only {', '.join(REACH)} can be pruned.")
     if any(hasattr(layer, "altup") for layer in decoder.layers):
         raise ValueError("`model` has several states of each token (AltUp, Gemma 3n): only one can be pruned.")
-    if not getattr(config, "is_causal", True):
+    causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.layers)
+    if not getattr(config, "is_causal", True) or not (causal or reads_both_ways(host, config)):
         raise ValueError(
             "`model` reads everything in both directions: only what is written from left to right is pruned."
         )

@@ -178,9 +178,8 @@ def collate(name: str, samples: list[dict[str, Any]], side: str = "left") -> dic
 
 def only(batch: dict[str, Any]) -> dict[str, Any]:
     """The inputs that hold the text."""
-    return {
-        k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-    }
+    types = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+    return {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", *types)}
 
 
 def extend(batch: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:

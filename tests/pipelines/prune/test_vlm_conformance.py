@@ -4,7 +4,13 @@ import pytest
 import vlm_checks as checks
 from vlm_hosts import HOSTS
 
-QUICK = ("LlavaOnevision", "Qwen3VL", "GlmOcr", "Gemma3")  # norms, rows added between layers, experts, windows
+QUICK = (
+    "LlavaOnevision",
+    "Qwen3VL",
+    "GlmOcr",
+    "Ernie4_5_VLMoe",
+    "Gemma3",
+)  # norms, rows added between layers, experts twice, windows
 SUPPORTED = [name for name, host in HOSTS.items() if not host.refused]
 
 

@@ -27,6 +27,8 @@ SMALL: dict[str, Any] = {
 TOKENS = 12  # of an image
 VARIES = {  # from layer to layer
     "Gemma4TextConfig": ("head_dim", "num_key_value_heads", "num_hidden_layers"),
+    "Gemma4UnifiedTextConfig": ("head_dim", "num_key_value_heads", "num_hidden_layers"),
+    "EmbeddingGemma2TextConfig": ("head_dim", "num_key_value_heads", "num_hidden_layers"),
     "Step3p7TextConfig": ("num_attention_heads", "num_hidden_layers"),
 }
 
@@ -71,6 +73,7 @@ STEP = {"num_hidden_layers": DEPTH, "layer_types": LAYERS["text_config.layer_typ
 STEP |= {"num_attention_heads": 4, "num_sliding_attention_heads": 6, "share_expert_dim": 16}
 STEP |= {"partial_rotary_factors": [0.5 if kind == "full_attention" else 1.0 for kind in STEP["layer_types"]]}
 STEP |= {"mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"]}
+ERNIE = {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 2]}}
 SPARSE = {"num_hidden_layers": DEPTH, "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * (DEPTH - 1)}
 OMNI = MROPE | {"vision_start_token_id": 57, "vision_end_token_id": 56}
 HOSTS = {
@@ -126,6 +129,8 @@ HOSTS = {
         Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("GraniteDoclingForConditionalGeneration", {"text_config.attention_multiplier": 0.4}),
+        Host("Ernie4_5_VLMoeForConditionalGeneration", ERNIE),
+        Host("Gemma4UnifiedForConditionalGeneration", WINDOW, text=GEMMA4),
         Host("Step3p7ForConditionalGeneration", WINDOW, STEP),
         Host(
             "Gemma4ForConditionalGeneration",
@@ -148,6 +153,10 @@ HOSTS = {
         Host("MllamaForConditionalGeneration", refused="reads images by cross-attention"),
         Host("MiniMaxM3SparseForConditionalGeneration", text=SPARSE, refused="has layers of minimax_m3_sparse"),
         Host("Qwen2_5OmniForConditionalGeneration", refused="has a second decoder, `talker.model`"),
+        Host("ColPaliForRetrieval", refused="by an embedding of every token"),
+        Host("ColQwen2ForRetrieval", refused="by an embedding of every token"),
+        Host("EmbeddingGemma2Model", refused="reads everything in both directions"),
+        Host("UltraVBertModel", refused="reads everything in both directions"),
         Host("PI0ForConditionalGeneration", refused="has a second decoder, `model.dit`"),
     )
 }
@@ -234,6 +243,8 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
         types["token_type_ids"] = (
             torch.zeros_like(ids) if "paligemma" in model.config.model_type else (ids == IMAGE).int()
         )
-    if model.config.model_type in ("gemma4", "molmo2"):
+    if "moe_mm_token_type_ids" in inspect.signature(model.forward).parameters:  # of Ernie 4.5's experts
+        types["moe_mm_token_type_ids"] = (ids == IMAGE).int()
+    if model.config.model_type in ("gemma4", "gemma4_unified", "molmo2"):
         types["mm_token_type_ids"] = (ids == IMAGE).int()
     return {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": {kind: image}} | types
