@@ -15,6 +15,7 @@ from .noise import noise_levels
 from .shards import Shard, ShardFolder
 
 KIND = "latents of captioned pictures"
+OPEN = 1024  # shards, at most: 262,144 pictures, whose captions take some 200 MB
 HELD_OUT = 10  # one in so many pictures is held out, by its first caption
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Cache:
                 if folder.what[name] != self.what[name]:
                     raise ValueError(f"{str(path)!r} and {str(self.path)!r} were not made with the same {name}")
             paths += made
-        self._open = lru_cache(maxsize=256)(lambda number: Shard(paths[number]))
+        self._open = lru_cache(maxsize=OPEN)(lambda number: Shard(paths[number]))
         self.shapes: list[tuple[int, int]] = []  # height and width of latents
         columns: list[np.ndarray] = []
         numbers: list[int] = []
