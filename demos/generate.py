@@ -111,7 +111,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.error = parser.error
     # Draws are told apart by evaluators of noisy latents, and the sampler of one's own model is not changed unasked.
     ours = args.model is None and not args.evaluators
-    args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of else "halving")
+    args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of or args.scales else "halving")
     args.prompt = read_prompts(parser, args)
     searched = args.guidance in SEARCHES and args.guidance != "halving"
     if searched and args.guidance_scale is not None:

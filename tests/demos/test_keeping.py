@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from demos.denoising import APART
-from demos.generate import METADATA_KEY, main
+from demos.generate import METADATA_KEY, main, parse
 from guidance import GuidanceTrace
 from tinyworld.pipeline import SCALE
 
@@ -58,3 +58,16 @@ def test_keeping_asked_for_wrongly(arguments, said, embedded, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([PROMPT, *arguments, "--out", str(tmp_path)])
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "guidance"),
+    [
+        ([], "halving"),
+        (["--scales", "1,2"], "noise"),
+        (["--best-of", "2"], "noise"),
+        (["--evaluators", "clip"], "dynamic"),
+    ],
+)
+def test_what_is_meant_where_no_guidance_is_named(arguments, guidance, embedded):
+    assert parse([PROMPT, *arguments]).guidance == guidance
