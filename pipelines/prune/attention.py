@@ -10,6 +10,7 @@ import torch
 
 from .modules import DecoderLayer, Rotary, SelfAttention
 
+WINDOWED = ("Afmoe", "Cohere2", "Flint")  # whose layers with full attention have no positions
 CHUNK = 128  # queries at a time: a long instruction times a long sequence would not fit into memory
 
 
@@ -32,17 +33,33 @@ def parts_of(rotary: Rotary) -> tuple[torch.Tensor, ...]:
     return rotary if isinstance(rotary, tuple) else (rotary,)
 
 
+def rotates(attention: SelfAttention) -> bool:
+    """Whether a layer rotates queries and keys; some layers have no positions."""
+    said, name = getattr(attention, "use_rope", None), type(attention).__name__
+    if said is not None:
+        return bool(said)
+    if name.startswith("ExaoneMoe"):
+        return attention.is_sliding or attention.sliding_window is None
+    return not name.startswith(WINDOWED) or attention.sliding_window is not None
+
+
 def rotated(attention: SelfAttention, heads: torch.Tensor, rotary: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Queries or keys ``(batch, heads, length, head dim)`` as the layer rotates them; some layers do not."""
-    rotates = getattr(attention, "use_rope", None)
-    if rotates is None:  # Cohere's layers with full attention have no positions
-        rotates = not type(attention).__name__.startswith("Cohere2") or attention.sliding_window is not None
-    if not rotates:
+    """Queries or keys ``(batch, heads, length, head dim)`` as the layer rotates them; some layers do not, others the
+    first dimensions alone."""
+    if not rotates(attention):
         return heads
+    size = getattr(attention, "rotary_ndims", heads.shape[-1])
+    if size < heads.shape[-1]:
+        return torch.cat([turned(attention, heads[..., :size], rotary), heads[..., size:]], -1)
+    return turned(attention, heads, rotary)
+
+
+def turned(attention: SelfAttention, heads: torch.Tensor, rotary: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """`heads` by the rotation of the layer's module."""
     module = sys.modules[type(attention).__module__]
     if not hasattr(module, "apply_rotary_pos_emb"):  # Llama 4
-        turned = heads.transpose(1, 2)
-        return module.apply_rotary_emb(turned, turned, *rotary)[0].transpose(1, 2)
+        swapped = heads.transpose(1, 2)
+        return module.apply_rotary_emb(swapped, swapped, *rotary)[0].transpose(1, 2)
     rotate = module.apply_rotary_pos_emb
     if "k" not in inspect.signature(rotate).parameters:  # Gemma 4
         return rotate(heads, *rotary)
@@ -107,7 +124,7 @@ def attention_received(
     if unrotated:
         ones = torch.ones(len(k), 1, *k.shape[2:], device=k.device)
         wide = tuple(part if part.is_complex() else part.float() for part in parts)
-        turned = rotated(attention, ones, wide)[:, 0] / attention.head_dim**0.25
+        spun = rotated(attention, ones, wide)[:, 0] / attention.head_dim**0.25
     past = 0
     if past_keys is not None and past_keys.numel():
         past = past_keys.shape[-2]
@@ -117,6 +134,7 @@ def attention_received(
     slot = torch.arange(k.shape[-1], device=k.device)
     share = real.float() / real.sum(1, keepdim=True).clamp(min=1)
     softcap = getattr(attention, "attn_logit_softcapping", None)  # Gemma 2's
+    sinks = getattr(attention, "sinks", None)  # of each head, which take part of the attention: GPT-OSS's
     received = torch.zeros(len(q), q.shape[1] * q.shape[2], k.shape[-1], device=q.device)
     for asking, place, part in zip(q.split(CHUNK, -2), order.split(CHUNK, 1), share.split(CHUNK, 1), strict=True):
         weights = (asking @ k).flatten(1, 2).float() * attention.scaling
@@ -126,9 +144,12 @@ def attention_received(
             allowed = valid[:, None] & (slot <= past + place[..., None])
         else:
             allowed = valid[:, None] & seen.gather(1, place[..., None].expand(-1, -1, seen.shape[-1]))
-        weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+        weights = weights.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min)
+        if sinks is not None:
+            weights = torch.cat([weights, sinks.float()[:, None, None].expand(*weights.shape[:-1], 1)], -1)
+        weights = weights.softmax(-1)[..., : k.shape[-1]]
         if unrotated:
-            alone = turned.gather(1, place[..., None].expand(-1, -1, turned.shape[-1])) @ turned.transpose(1, 2)
+            alone = spun.gather(1, place[..., None].expand(-1, -1, spun.shape[-1])) @ spun.transpose(1, 2)
             weights[..., past:] /= alone[:, None]
         received = received + torch.einsum("bhqk,bq->bhk", weights, part)
     return received

@@ -207,11 +207,12 @@ class DecoderPruner:
 
         return hook
 
-    @staticmethod
-    def of_each_token(run: Run, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def of_each_token(self, run: Run, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """What else a layer is told of each token, of those left: Ernie 4.5 has experts for text and for images."""
         shape, own = run.embeds.shape[:2], ("attention_mask", "position_ids")
         named = {n: v for n, v in kwargs.items() if isinstance(v, torch.Tensor) and v.shape == shape and n not in own}
+        if self.staging.scaled:
+            named["position_ids"] = kwargs["position_ids"].expand(shape)
         return {name: values.gather(1, run.chunk().clamp(min=0)) for name, values in named.items()}
 
     def add_deepstack(self, stock: Callable, states: torch.Tensor, visual: torch.Tensor, added: torch.Tensor) -> Any:

@@ -86,12 +86,15 @@ def lacks(decoder: LanguageModel) -> list[str]:
             for name in ("q", "k"):
                 norm, projection = getattr(attention, f"{name}_norm", None), getattr(attention, f"{name}_proj", None)
                 sizes = (getattr(attention, "head_dim", None), getattr(projection, "out_features", None))
-                if norm is not None and norm.weight.shape[0] not in sizes:
+                weight = getattr(norm, "weight", None)
+                if norm is not None and (weight is None or weight.shape[0] not in sizes):
                     parts.append("norms of each head")
+            if hasattr(attention, "dt_proj"):  # Doge's, of values
+                parts.append("a mask of positions alone")
             others = {name for name, _ in attention.named_children() if "norm" in name} - NORMS
             others -= {"qk_norm"} if hasattr(attention, "use_rope") else set()  # Llama 4's
             parts += ["q_norm and k_norm in the place of " + " and ".join(sorted(others))] if others else []
-        missing += [name for name in parts if name not in missing]
+        missing += [name for name in dict.fromkeys(parts) if name not in missing]
     return [f"`{name}`" for name in missing]
 
 

@@ -61,6 +61,9 @@ class Staging:
     def __init__(self, host: VisionLanguageModel, model: LanguageModel, renumber: bool) -> None:
         self.model, self.renumber = model, renumber
         self.two_way = reads_both_ways(host, model.config)
+        rope = getattr(model.config, "rope_parameters", None) or {}
+        self.scaled = rope.get("llama_4_scaling_beta") is not None  # Ministral 3's layers read `position_ids`
+        self.unscaled = rope.get("original_max_position_embeddings")
         kinds = layer_kinds(model.config, len(model.layers))
         self.reach = [getattr(model.config, name) if (name := REACH[kind]) else None for kind in kinds]
 
@@ -74,10 +77,11 @@ class Staging:
             )
         layer = self.model.layers[index].self_attn
         scaled = getattr(layer, "attn_temperature_tuning", False) and not layer.use_rope
-        if scaled and run.slots is not None and run.seen + run.length >= layer.floor_scale:
-            raise ValueError(
-                f"`model` scales attention by position from {layer.floor_scale} tokens on: it is too long."
-            )
+        most = layer.floor_scale if scaled else self.unscaled if self.scaled else None
+        if most and run.slots is not None and run.seen + run.length >= most:
+            raise ValueError(f"`model` scales attention by position from {most} tokens on: it is too long.")
+        if self.scaled and attention not in ("sdpa", "eager"):
+            raise ValueError(f"`attn_implementation` must be 'sdpa' or 'eager' for `model`, got {attention!r}.")
         if self.two_way and mask is not None and not isinstance(mask, torch.Tensor):
             raise ValueError(
                 f"`attn_implementation` must be 'sdpa' or 'eager' where `model` reads images in both directions, got "

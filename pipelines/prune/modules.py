@@ -13,6 +13,7 @@ class SelfAttention(nn.Module):
     head_dim: int
     scaling: float
     sliding_window: int | None
+    is_sliding: bool  # EXAONE's
     use_rope: bool  # Llama 4's
     floor_scale: int
     q_proj: nn.Linear

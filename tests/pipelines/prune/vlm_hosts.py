@@ -129,6 +129,11 @@ HOSTS = {
         Host("AyaVisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("Cohere2VisionForConditionalGeneration", WINDOW | LAYERS, stacked=True),
         Host("GraniteDoclingForConditionalGeneration", {"text_config.attention_multiplier": 0.4}),
+        Host("LlavaForConditionalGeneration", WINDOW, {"model_type": "gpt_oss"}, variant=", GPT-OSS"),
+        Host("LlavaForConditionalGeneration", WINDOW | LAYERS, {"model_type": "afmoe"}, variant=", AFMoE"),
+        Host("LlavaForConditionalGeneration", WINDOW, {"model_type": "exaone_moe"}, variant=", EXAONE MoE"),
+        Host("LlavaForConditionalGeneration", text={"model_type": "stablelm"}, variant=", StableLM"),
+        Host("Mistral3ForConditionalGeneration", text={"model_type": "ministral3"}, variant=", Ministral 3"),
         Host("Ernie4_5_VLMoeForConditionalGeneration", ERNIE),
         Host("Gemma4UnifiedForConditionalGeneration", WINDOW, text=GEMMA4),
         Host("Step3p7ForConditionalGeneration", WINDOW, STEP),
@@ -157,6 +162,16 @@ HOSTS = {
         Host("ColQwen2ForRetrieval", refused="by an embedding of every token"),
         Host("EmbeddingGemma2Model", refused="reads everything in both directions"),
         Host("UltraVBertModel", refused="reads everything in both directions"),
+        Host(
+            "LlavaForConditionalGeneration",
+            {},
+            {"model_type": "nanochat"},
+            variant=", NanoChat",
+            refused="`norms of each head`",
+        ),
+        Host(
+            "LlavaForConditionalGeneration", {}, {"model_type": "doge"}, variant=", Doge", refused="a mask of positions"
+        ),
         Host("PI0ForConditionalGeneration", refused="has a second decoder, `model.dit`"),
     )
 }
