@@ -121,6 +121,10 @@ class DecoderPruner:
         if call is not None and (isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4):  # made by the host
             mask = call.get("attention_mask")
         if mask is None:
+            if kind is not None and packed(kwargs.get("position_ids")):
+                raise ValueError(
+                    "`position_ids` begin anew within a row: give each of the packed samples a row of its own."
+                )
             mask = torch.ones(batch, seen + length, device=embeds.device)
         if not isinstance(mask, torch.Tensor) or mask.shape != (batch, seen + length):
             got = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
@@ -270,3 +274,12 @@ class DecoderPruner:
         last.kept[index] = visual & marks[:, :-1]
         last.decisions[index] = decision
         return take(states, order)
+
+
+def packed(positions: torch.Tensor | None) -> bool:
+    """Whether rows of `positions` ``(batch, length)``, or of the first of four such (Qwen-VL's, of text), are several
+    samples."""
+    if positions is None or (positions.ndim == 3 and len(positions) != 4):
+        return False
+    rows = positions[0] if positions.ndim == 3 else positions
+    return bool((rows.diff(dim=-1) < 0).any())

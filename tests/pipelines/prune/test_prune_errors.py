@@ -138,6 +138,18 @@ def test_other_caches_and_masks():
             model(**batch | {"attention_mask": batch["attention_mask"][:, :-1]})
 
 
+def test_packed_samples():
+    """The last token of the row asks nothing of the first image, which it does not see."""
+    model, samples = build("llava"), [hosts.row("llava", 1, seed) for seed in (0, 1)]
+    ids = torch.tensor([[token for sample in samples for token in sample["ids"]]])
+    positions = torch.cat([torch.arange(len(sample["ids"])) for sample in samples])[None]
+    pixels = torch.cat([s["pixels"]["pixel_values"] for s in samples])
+    with prune(model, "fastv"):
+        with pytest.raises(ValueError, match="`position_ids` begin anew within a row"):
+            model(input_ids=ids, pixel_values=pixels, position_ids=positions, use_cache=False)
+        model(input_ids=ids, pixel_values=pixels, position_ids=torch.arange(ids.shape[1])[None])
+
+
 def test_a_cache_continued_without_pruning():
     model, batch = build("llava"), hosts.inputs("llava", (1,))
     step = {"input_ids": torch.tensor([[5]])}
