@@ -200,6 +200,7 @@ class TokenPruning:
         self.evaluators = {e.name: e for e in panel}
         self.keep, self.weights = check_keep(keep), dict(weights or {})
         self.similar, self.merge, self.contextual, self.select = similar, merge, contextual, select
+        self.least = 0
         if not panel or len(self.evaluators) != len(panel):
             raise ValueError(f"`evaluators` must be at least one, with distinct names, got {[e.name for e in panel]}.")
         if unknown := set(self.weights) - set(self.evaluators):
@@ -213,10 +214,21 @@ class TokenPruning:
         if select is not None and (similar or merge or contextual):
             raise ValueError("`select` has a rule of its own: give it without `similar`, `merge` and `contextual`.")
 
-    def with_keep(self, keep: Mapping[int, float | int]) -> "TokenPruning":
-        """The same with another schedule."""
+    def with_keep(self, keep: Mapping[int, float | int], least: int = 0) -> "TokenPruning":
+        """The same with another schedule.
+
+        Args:
+            least: a number of tokens of a row below which no share falls.
+        """
         panel = list(self.evaluators.values())
-        return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual, self.select)
+        other = TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual, self.select)
+        other.least = least
+        return other
+
+    def count(self, layer: int, total: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """How many tokens of each image stay after `layer` layers, a key of `keep`; see `keep_count`."""
+        wanted = keep_count(self.keep[layer], total, present)
+        return torch.maximum(wanted, keep_count(self.least, total, present)) if self.least else wanted
 
     def decide(self, tokens: torch.Tensor, context: TokenContext) -> Decision:
         """What stays of `tokens` ``(batch, tokens, dim)``, of each image for itself: `TokenContext.needed` and the best

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from evaluators.token.base import LayerObserver, observes
-from guidance.tokens.pruning import TokenPruning, keep_count
+from guidance.tokens.pruning import TokenPruning
 
 from .attention import compact, take
 from .cache import adopt, cache_of, check_cache, file_kept, kept_in
@@ -80,6 +80,7 @@ class DecoderPruner:
         self.prompts.attach(hooks)
         self.visual.attach()
         hooks.before(self.host, self.before_host)
+        hooks.after(self.host, self.after_host, always=True)
         hooks.before(self.model, self.before_model)
         hooks.after(self.model, self.after_model)
         for index, layer in enumerate(self.model.layers):
@@ -108,6 +109,10 @@ class DecoderPruner:
         adopt(cache_of(call), self.visual.seen.kind is not None)  # before the host makes masks by the cache
         if self.reader is not None:
             self.reader.begin(call)
+
+    def after_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """A call that failed before its decoder ran leaves nothing to the next."""
+        self.visual.seen.kind = self.running.call = None
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
@@ -238,7 +243,7 @@ class DecoderPruner:
         place, valid = run.candidates()
         assert run.image is not None
         total, present = run.per_image(visual, run.image), run.per_image(valid, run.image_at(place))
-        keep = keep_count(self.pruning.keep[index], total, present)
+        keep = self.pruning.count(index, total, present)
         if bool((keep == present).all()):
             return states
         tokens = take(states, place)

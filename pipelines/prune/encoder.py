@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evaluators.token.base import TokenContext, observes
-from guidance.tokens.pruning import TokenPruning, join, keep_count, merge_dropped
+from guidance.tokens.pruning import TokenPruning, join, merge_dropped
 
 from .attention import compact, take
 from .hooks import Hooks
@@ -149,7 +149,7 @@ class EncoderPruner:
         last = self.traces.last
         assert last is not None
         total = torch.full((batch, 1), last.visual.shape[1], device=states.device)
-        keep = keep_count(self.pruning.keep[index], total, torch.full_like(total, present))
+        keep = self.pruning.count(index, total, torch.full_like(total, present))
         if int(keep[0, 0]) == present:
             return states
         valid = torch.ones(batch, present, dtype=torch.bool, device=states.device)

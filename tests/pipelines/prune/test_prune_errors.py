@@ -195,6 +195,27 @@ def test_one_number_replaces_the_last_stage():
     assert schedule("fastv", 0.25) == {2: 0.25}
 
 
+def test_earlier_stages_keep_at_least_that_number():
+    """Of 16, 32 and no visual tokens, 62.5 % after the first pruning would be 10 and 20."""
+    model, batch = build("llava"), hosts.inputs("llava", (1, 2, 0))
+    with torch.no_grad(), prune(model, "transprune", keep=11) as pruner:
+        model(**batch)
+    assert {n: kept.sum(1).tolist() for n, kept in pruner.last.kept.items()} == {1: [11, 20, 0], 2: [11, 11, 0]}
+    assert prune(model, "transprune").pruning.least == 0
+
+
+def test_a_call_that_failed_leaves_nothing_to_the_next():
+    """Its visual tokens are not those of what the decoder is given afterwards."""
+    model, batch = build("llava"), hosts.inputs("llava", (1,))
+    decoder, states = model.model.language_model, torch.randn(1, batch["input_ids"].shape[1], 32)
+    with torch.no_grad():
+        plain = decoder(inputs_embeds=states).last_hidden_state
+        with prune(model, "fastv"):
+            with pytest.raises(RuntimeError):
+                model(**batch | {"pixel_values": batch["pixel_values"][:, :2]})
+            assert torch.equal(decoder(inputs_embeds=states).last_hidden_state, plain)
+
+
 def test_a_function_is_an_evaluator():
     def brightness(tokens, context):
         return tokens.float().mean(-1)
