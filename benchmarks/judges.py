@@ -87,7 +87,12 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
         ("vqa", [made["vqa"]], None),
         ("vqa_pruned", [made["vqa"]], KEEP),
     ):
-        for name, guidance in (("halving", Static(SCALE)), ("noise_search_halving", noise_search(search))):
+        scales = NoiseSearch(panel, search.scales, NOISES, search.weights)
+        for name, guidance in (
+            ("halving", Static(SCALE)),
+            ("noise_search_halving", noise_search(search)),
+            ("noise_search_scales_halving", scales),
+        ):
             table[f"{name}_{HALVING['n']}:{label}"] = (Method(guidance, options=own, **each), evaluators, keep)
     return table
 

@@ -31,7 +31,7 @@ THREADS = 80  # a visitor who waits for a model keeps one
 TIDY = 600.0  # seconds until it is looked for what nobody comes back for
 PASSWORD = "APP_PASSWORD"  # environment variable
 TITLE = """# Online guidance
-Evaluators look at the noisy latents while a picture is made, and a search picks the guidance scale of every step."""
+Evaluators look at a picture while it is made, and a search picks the noise, or the guidance scale, of every step."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -79,7 +79,9 @@ class Host:
         own = {"scales": tuple(self.default.scales), "every": self.default.every, "weights": weights}
         first = Settings(text, static=static, **own)
         # The sampler of a model of one's own is not changed unasked.
-        return replace(first, methods=("halving", "static")) if self.embedded and "noise" in self.methods else first
+        if not self.embedded or "noise" not in self.methods:
+            return first
+        return replace(first, methods=("halving", "static"), every=1)  # as it was measured
 
     def checked(self, settings: Settings) -> Settings:
         """Raises ValueError where `settings` cannot be used, in words for the visitor."""

@@ -30,8 +30,12 @@ class Method:
 METHODS = {
     "dynamic": Method("Dynamic scale", "at each step evaluators choose the guidance scale"),
     "noise": Method("Noise", "they choose among draws of the sampler's noise, at the static scale", draws=True),
-    "halving": Method("Halving", "four are begun that way, of which judges drop three: no more passes", draws=True),
-    "best": Method("Best of two", "two whole pictures that way, of which they keep one", draws=True, cost=BEST_OF),
+    "halving": Method(
+        "Halving", "four are begun by a search over noise, and judges drop three; no more passes", draws=True
+    ),
+    "best": Method(
+        "Best of two", "two whole pictures by a search over noise, of which they keep one", draws=True, cost=BEST_OF
+    ),
     "budget": Method("Budget", "the dynamic scale, less passes of the model that would change little"),
     "static": Method("Static", "one scale all the way, as everywhere else"),
 }

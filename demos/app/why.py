@@ -34,8 +34,8 @@ def summary(run: Run, row: int) -> str:
             told.append(f"{label}: the evaluators disagreed at {disputed} of {searched} searched steps.")
         if picture.tried is not None:
             place, scores = picture.tried
-            left = [score for score in scores if not math.isnan(score)]
-            compared = f", {max(left):+.2f} to {min(left):+.2f}" if len(left) > 1 else f" of {len(scores)}"
+            dropped = any(map(math.isnan, scores))  # of two that are left, one scores as much above as the other below
+            compared = f" of {len(scores)}" if dropped else f", {max(scores):+.2f} to {min(scores):+.2f}"
             told.append(f"{label}: they kept the {ORDINALS[place]}{compared}.")
     return " ".join(told).replace("-", "−")
 

@@ -135,5 +135,5 @@ def test_advice_is_escaped():
 
 def test_a_page_begins_with_what_guides_the_embedded_model_best(host):
     """Beside a static scale; the sampler of another model is not changed unasked."""
-    assert host.embedded and host.settings.methods == ("halving", "static")
+    assert host.embedded and host.settings.methods == ("halving", "static") and host.settings.every == 1
     assert replace(host, embedded=False).settings.methods == ("dynamic", "static")
