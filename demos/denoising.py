@@ -20,6 +20,7 @@ class Several:
         rungs: after which shares of the steps the worse half is dropped, as of `successive_halving`; empty for whole
             pictures.
         together: whether all of a prompt make the steps that are asked for together; else each does.
+        own_scale: the pipeline's, at which draws of noise are compared.
     """
 
     guidance: Any
@@ -28,6 +29,7 @@ class Several:
     n: int
     rungs: Sequence[float] = ()
     together: bool = False
+    own_scale: float = GUIDANCE_SCALE
 
     def steps(self, asked: int) -> int:
         """The steps of each, of those that are `asked` for."""
@@ -36,11 +38,11 @@ class Several:
         return steps_within(self.n, self.rungs, asked) if self.together else asked
 
     @classmethod
-    def halved(cls, guidance: Any, evaluators: Sequence[Any], weights: Mapping[str, float] | None = None) -> "Several":
+    def halved(cls, guidance: Any, own_scale: float, evaluators: Sequence[Any], weights: Any = None) -> "Several":
         """Four, of which two are dropped early and one at the end, in the passes of one whole picture."""
         from pipelines.successive_halving import HALVING
 
-        return cls(guidance, evaluators, weights, **HALVING, together=True)
+        return cls(guidance, evaluators, weights, **HALVING, together=True, own_scale=own_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ def rows_of(guidance: Any) -> int:
 def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, **more: Any) -> Made:
     """One batch, by any guidance or `Several`. The pipeline is called with `more` besides."""
     if not isinstance(guidance, Several):
-        images, trace = _batch(pipe, guidance, prompts, seeds, steps, pipe, **more)
+        images, trace = _batch(pipe, guidance, GUIDANCE_SCALE, prompts, seeds, steps, pipe, **more)
         return Made(images, trace, list(range(len(prompts))))
     from pipelines import best_of, successive_halving
 
@@ -82,22 +84,30 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
         return found[0]
 
     every = [seed + APART * k for seed in seeds for k in range(several.n)]
-    images, trace = _batch(pipe, several.guidance, prompts, every, several.steps(steps), keep_one, **more)
+    inner = several.guidance, several.own_scale
+    images, trace = _batch(pipe, *inner, prompts, every, several.steps(steps), keep_one, **more)
     rows = [several.n * place + chosen for place, chosen in enumerate(found[0].chosen.tolist())]
     return Made(images, trace, rows, found[0])
 
 
 def _batch(
-    pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], steps: int, make: Callable, **more: Any
+    pipe: Any,
+    guidance: Any,
+    own_scale: float,
+    prompts: list[str],
+    seeds: list[int],
+    steps: int,
+    make: Callable,
+    **more: Any,
 ) -> tuple[list, Any]:
     """What `make` returns, called as the pipeline is, and the trace of all rows."""
     import torch
 
     from pipelines import guide, make_stochastic
 
-    options: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE}
+    options: dict[str, Any] = {"guidance_scale": own_scale}
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:  # FLUX: guidance_scale is something else there
-        options = {"true_cfg_scale": GUIDANCE_SCALE, "negative_prompt": [""] * len(prompts)}
+        options = {"true_cfg_scale": own_scale, "negative_prompt": [""] * len(prompts)}
     options |= more
     generators = [torch.Generator().manual_seed(s) for s in seeds]  # on the CPU: the same noise on every device
     scheduler = pipe.scheduler

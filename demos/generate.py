@@ -103,21 +103,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="with --best-of, after which shares of the steps to drop the worse half, such as 0.2 0.6",
     )
     parser.add_argument("--guidance", choices=(*SEARCHES, *SCHEDULES), help="default: halving, with --model dynamic")
-    parser.add_argument(
-        "--guidance-scale", type=scale, help=f"fixed; default {GUIDANCE_SCALE}, of halving by the embedded model 3"
-    )
+    parser.add_argument("--guidance-scale", type=scale, help=f"fixed; default {GUIDANCE_SCALE}, of halving: searched")
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     args.error = parser.error
     # Draws are told apart by evaluators of noisy latents, and the sampler of one's own model is not changed unasked.
     ours = args.model is None and not args.evaluators
-    args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of or args.scales else "halving")
+    args.guidance = args.guidance or ("dynamic" if not ours else "noise" if args.best_of else "halving")
     args.prompt = read_prompts(parser, args)
     searched = args.guidance in SEARCHES and args.guidance != "halving"
     if searched and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule or of halving; the search takes --scales")
-    if args.guidance == "halving" and args.scales:
-        parser.error("argument --scales: is of a search over scales; halving takes --guidance-scale")
+    if args.scales and args.guidance_scale is not None:
+        parser.error("argument --scales, --guidance-scale: halving searches scales or keeps one")
     if args.best_of and args.guidance not in SEARCHES:
         parser.error(
             "argument --best-of: evaluators keep one, and a fixed schedule has none: take a search (--guidance)"

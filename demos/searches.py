@@ -14,10 +14,11 @@ def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
     name, *values = method.split(":")
     panel = list(search.evaluators.values())
     if name == "halving":
-        (scale,) = map(float, values or (GUIDANCE_SCALE if args.model else SCALE,))
+        scale = float(values[0]) if values else GUIDANCE_SCALE if args.model else SCALE
         noisy = any(evaluator.space == "noisy" for evaluator in panel)  # who can tell draws apart
-        each = NoiseSearch(panel, (scale,), weights=search.weights) if noisy else Static(scale)
-        return Several.halved(each, *keepers(search, args))
+        scales = (scale,) if values else search.scales
+        each = NoiseSearch(panel, scales, weights=search.weights) if noisy else Static(scale)
+        return Several.halved(each, scale, *keepers(search, args))
     if name == "budget":
         return Budget(search, *map(float, values))
     if name == "noise":

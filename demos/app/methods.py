@@ -31,7 +31,9 @@ METHODS = {
     "dynamic": Method("Dynamic scale", "at each step evaluators choose the guidance scale"),
     "noise": Method("Noise", "they choose among draws of the sampler's noise, at the static scale", draws=True),
     "halving": Method(
-        "Halving", "four are begun by a search over noise, and judges drop three; no more passes", draws=True
+        "Halving",
+        "four are begun by a search over noise, then scale; judges drop three, no more passes",
+        draws=True,
     ),
     "best": Method(
         "Best of two", "two whole pictures by a search over noise, of which they keep one", draws=True, cost=BEST_OF
@@ -74,7 +76,8 @@ def guidance_of(
         raise ValueError("Noise is chosen by evaluators that read noisy latents; give one of them a weight")
     guidance: Any = Static(settings.static) if name == "halving" else search
     if METHODS[name].draws and noisy:
-        guidance = NoiseSearch(panel, (settings.static,), settings.draws, weights, every=settings.every)
+        scales = settings.scales if name == "halving" else (settings.static,)
+        guidance = NoiseSearch(panel, scales, settings.draws, weights, every=settings.every)
     if name == "halving":
-        return Several.halved(guidance, judges or panel, None if judges else weights)
+        return Several.halved(guidance, settings.static, judges or panel, None if judges else weights)
     return Several(guidance, panel, weights, BEST_OF) if name == "best" else guidance

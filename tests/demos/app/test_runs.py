@@ -48,8 +48,11 @@ def test_one_of_several_is_kept(host, method, n, asked, steps):
     """It is what its seed alone makes, with the steps of each: those asked for, or, halved, as many passes as one."""
     made = run(host, settings(host, methods=(method,), steps=asked), quiet)
     ((picture,),) = made.rows
-    noise = guidance_of("noise", made.settings, host.default.evaluators)
-    alone = [denoise(host.pipe, noise, [PROMPT], [SEED + APART * k], steps) for k in range(n)]
+    guidance = guidance_of(method, made.settings, host.default.evaluators)
+    noise, scale = guidance.guidance, guidance.own_scale
+    assert noise.scales == ((3.0,) if method == "best" else made.settings.scales)
+    one = Several(noise, guidance.evaluators, guidance.weights, 1, own_scale=scale)
+    alone = [denoise(host.pipe, one, [PROMPT], [SEED + APART * k], steps) for k in range(n)]
     place, scores = picture.tried
     assert far(alone[place].images[0], picture.image) <= 2 and len(scores) == n
     assert picture.trace.scales[:, 0].tolist() == alone[place].trace.scales[:, 0].tolist()
@@ -57,7 +60,6 @@ def test_one_of_several_is_kept(host, method, n, asked, steps):
     left = [k for k in range(n) if not np.isnan(scores[k])]
     assert len(left) == 2 and scores[place] == max(scores[k] for k in left)
     if method == "best":
-        guidance = guidance_of("best", made.settings, host.default.evaluators)
         kept = best_of(
             host.pipe, [PROMPT], n, guidance.evaluators, guidance.weights, num_inference_steps=steps, eta=1.0,
             guidance=noise, generator=[torch.Generator().manual_seed(SEED + APART * k) for k in range(n)],
