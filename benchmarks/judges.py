@@ -36,7 +36,7 @@ from tinyworld.captions import parse_caption
 from training.loop import hardware
 
 from . import embedded
-from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_images
+from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_images, win_rate
 from .pictures import make
 from .provenance import commit
 from .quality import held_out_prompts
@@ -132,7 +132,7 @@ def measure(
             for first in range(0, len(prompts), BATCH // method.n):
                 batch = [(text, first + i) for i, text in enumerate(prompts[first : first + BATCH // method.n])]
                 parts.append(make(pipe, method, batch, evaluators))
-        found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "images", "nfe")}
+        found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "score", "images", "nfe")}
         rows[name] = {
             "accuracy": round(float(found["correct"].mean()), 4),
             "by_category": by_category(found["correct"], categories, CATEGORIES),
@@ -140,6 +140,7 @@ def measure(
             "nfe": float(found["nfe"].mean()),
             "seconds_per_image": round((time.monotonic() - start) / len(prompts), 3),
             "right": "".join(map(str, found["correct"].tolist())),
+            "score": [round(score, 4) for score in found["score"].tolist()],
         }
         say(f"{name}: {rows[name]['accuracy']:.3f} right, {rows[name]['seconds_per_image']} s a picture")
         keep_report(about | {"methods": rows})
@@ -149,10 +150,13 @@ def measure(
 
 
 def compare(rows: dict[str, dict[str, Any]]) -> None:
-    """Adds to each row what it is right more often than static guidance, and than the same method by the panel."""
+    """Adds to each row what it is right more often than static guidance, and than the same method by the panel, and how
+    often the judge scores it above static guidance, a tie being half."""
     right = {name: np.array([[int(digit)] for digit in row["right"]], float) for name, row in rows.items()}
     for name, row in rows.items():
         row["minus_static"] = paired_bootstrap(right[name] - right["static"])
+        if {"score"} <= set(row) & set(rows["static"]):  # which a report of before has not
+            row["win_rate"] = win_rate(*(np.array(rows[which]["score"])[:, None] for which in (name, "static")))
         rival = f"{name.partition(':')[0]}:panel"
         if rival in rows and rival != name:
             row["minus_rival"] = {"of": rival} | paired_bootstrap(right[name] - right[rival])

@@ -26,8 +26,8 @@ def report_of(*argv: str, capsys) -> dict:
 
 def test_a_row_is_compared_with_static_and_with_the_same_by_the_panel():
     rows = {
-        "static": {"right": "0011"},
-        "search:panel": {"right": "0111"},
+        "static": {"right": "0011", "score": [0.5, 0.5, 1.0, 1.0]},
+        "search:panel": {"right": "0111", "score": [0.6, 1.0, 1.0, 0.9]},
         "search:vqa": {"right": "1111"},
         "noise_search": {"right": "0000"},
     }
@@ -37,6 +37,7 @@ def test_a_row_is_compared_with_static_and_with_the_same_by_the_panel():
         "search:panel",
         0.25,
     )
+    assert rows["search:panel"]["win_rate"]["mean"] == 2.5 / 4 and "win_rate" not in rows["search:vqa"]
     assert rows["noise_search"]["minus_static"]["mean"] == -0.5 and "minus_rival" not in rows["noise_search"]
 
 
