@@ -1,6 +1,7 @@
 """Each class of `vlm_hosts` that is supported passes every check; each that is refused says why."""
 
 import pytest
+import transformers
 import vlm_checks as checks
 import vlm_hosts as hosts
 from vlm_hosts import HOSTS
@@ -20,6 +21,8 @@ def test_supported(name):
 
 @pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if host.refused])
 def test_refused(name):
+    if not hasattr(transformers, HOSTS[name].name):
+        pytest.skip("is in newer versions of transformers")
     checks.is_refused(name)
 
 
