@@ -82,12 +82,12 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
         kept = Method(noise_search(search), options=own, n=2, best=True, steps=STEPS // 2)
         table[f"noise_search_best_of_2:{label}"] = (kept, evaluators, None)
     each = {**HALVING, "best": True, "steps": steps_within(**HALVING, asked=STEPS)}
+    scales = NoiseSearch(panel, search.scales, NOISES, search.weights)
     for label, evaluators, keep in (
         ("panel", panel, None),
         ("vqa", [made["vqa"]], None),
         ("vqa_pruned", [made["vqa"]], KEEP),
     ):
-        scales = NoiseSearch(panel, search.scales, NOISES, search.weights)
         for name, guidance in (
             ("halving", Static(SCALE)),
             ("noise_search_halving", noise_search(search)),
@@ -155,7 +155,7 @@ def compare(rows: dict[str, dict[str, Any]]) -> None:
     right = {name: np.array([[int(digit)] for digit in row["right"]], float) for name, row in rows.items()}
     for name, row in rows.items():
         row["minus_static"] = paired_bootstrap(right[name] - right["static"])
-        if {"score"} <= set(row) & set(rows["static"]):  # which a report of before has not
+        if "score" in row and "score" in rows["static"]:  # which a report of before has not
             row["win_rate"] = win_rate(*(np.array(rows[which]["score"])[:, None] for which in (name, "static")))
         rival = f"{name.partition(':')[0]}:panel"
         if rival in rows and rival != name:

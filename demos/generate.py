@@ -114,7 +114,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     searched = args.guidance in SEARCHES and args.guidance != "halving"
     if searched and args.guidance_scale is not None:
         parser.error("argument --guidance-scale: is of a fixed schedule or of halving; the search takes --scales")
-    if args.scales and args.guidance_scale is not None:
+    if args.guidance == "halving" and args.scales and args.guidance_scale is not None:
         parser.error("argument --scales, --guidance-scale: halving searches scales or keeps one")
     if args.best_of and args.guidance not in SEARCHES:
         parser.error(
@@ -265,13 +265,12 @@ def main(argv: list[str] | None = None) -> None:
         pipe, guidance = load(args)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
-    if args.best_of:
-        search = getattr(guidance, "guidance", guidance)
-        guidance = Several(guidance, list(search.evaluators.values()), search.weights, args.best_of, args.rungs or ())
-    for line in panel.silent_ones(guidance, args.prompt):
-        print(line, file=sys.stderr)
     inner = guidance.guidance if isinstance(guidance, Several) else guidance
     search = getattr(inner, "guidance", inner)
+    if args.best_of:
+        guidance = Several(inner, list(search.evaluators.values()), search.weights, args.best_of, args.rungs or ())
+    for line in panel.silent_ones(guidance, args.prompt):
+        print(line, file=sys.stderr)
     settings = {
         "model": str(args.model or "embedded"),
         "steps": args.steps,

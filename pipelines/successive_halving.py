@@ -37,7 +37,7 @@ def image_steps(n: int, rungs: Sequence[float], steps: int) -> int:
     """Of all images of a prompt together, where each is made in `steps`."""
     left, total = n, 0
     for begin, end in pairwise([0, *ends(rungs, steps), steps]):
-        total, left = total + left * max(0, end - begin), -(-left // 2)
+        total, left = total + left * (end - begin), -(-left // 2)
     return total
 
 

@@ -85,10 +85,10 @@ def load_host(args: argparse.Namespace) -> Any:
     settings = argparse.Namespace(**vars(args), guidance="dynamic", scales=None)
     try:
         pipe, search = generate.load(settings)
+        judges = () if args.model or args.evaluators else (searches.embedded_keeper(args.device),)
     except (OSError, ValueError) as error:
         args.error(f"argument --model, --evaluators: cannot be loaded: {error}")
     pipe.set_progress_bar_config(disable=True)
-    judges = () if args.model or args.evaluators else (searches.embedded_keeper(args.device),)
     return Host(pipe, search, args.model is None, Decoder(pipe), str(args.model or "embedded"), judges)
 
 

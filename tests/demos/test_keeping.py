@@ -49,6 +49,7 @@ def test_evaluators_keep_one_of_several(embedded, tmp_path):
     [
         (["--best-of", "2", "--guidance", "static"], "argument --best-of"),
         (["--best-of", "2", "--guidance", "halving"], "halving begins several"),
+        (["--guidance", "static", "--guidance-scale", "3", "--scales", "1,2"], "are of the search"),
         (["--guidance", "halving", "--scales", "1,2", "--guidance-scale", "3"], "searches scales or keeps one"),
         (["--rungs", "0.5"], "argument --rungs: is of --best-of"),
         (["--best-of", "4", "--rungs", "0.5", "0.2"], "must rise"),

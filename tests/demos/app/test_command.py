@@ -100,3 +100,13 @@ def test_what_is_said_of_the_public():
     assert "none: whoever reaches it gets in" in said
     args.password = True
     assert "password  asked" in app.banner(args, "http://0.0.0.0:7860/", None)
+
+
+def test_a_judge_that_does_not_load_is_one_line(embedded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyworld.asking.WEIGHTS", tmp_path)
+    args = app.parse([])
+    app.generate.check_late(args)
+    with pytest.raises(SystemExit):
+        app.load_host(args)
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and "cannot be loaded" in line and line.count("\n") == 1
