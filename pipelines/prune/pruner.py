@@ -29,8 +29,8 @@ def prune(
     keep: Mapping[int, float | int] | float | int | None = None,
     positions: str = "original",
 ) -> "Pruner":
-    """Prunes visual tokens in every forward of `model` while in force: they leave the sequence, so prefill FLOPs, KV
-    cache and time all drop. A vision encoder on its own can be pruned too.
+    """Prunes visual tokens in every forward of `model`, from now on or in a ``with`` block: they leave the sequence, so
+    prefill FLOPs, KV cache and time all drop. A vision encoder on its own can be pruned too.
 
     Example::
 
@@ -63,12 +63,12 @@ def prune(
             vision encoders.
 
     Returns:
-        A `Pruner`: a context manager, or call its `enable` and `disable`.
+        The `Pruner`, in force: its `disable`, or the end of a ``with`` block of it, leaves the model as it was.
 
     Raises:
         ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
-            have; a share outside (0, 1]; a layer outside the model; on entering, `model` is already pruned; from the
-            model's forward or `generate`, a cache or mask of another kind, a prompt in chunks.
+            have; a share outside (0, 1]; a layer outside the model; `model` is already pruned; from the model's forward
+            or `generate`, a cache or mask of another kind, a prompt in chunks.
         TypeError: `model` is no module; `method` is neither a name nor a `TokenPruning`.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -81,13 +81,14 @@ def prune(
         if positions != "original":
             raise ValueError("`positions` must be 'original' for a vision encoder.")
         depth = encoder.config.num_hidden_layers
-        return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth)))
+        return Pruner(encoder, EncoderPruner(encoder, _method(method, keep, depth))).enable()
     host, language_model = find_host(model, kind)
     pruning = _method(method, keep, len(language_model.layers))
     if getattr(pruning.select, "sized", False):
         raise ValueError(f"`method` merges inside the layers of a vision encoder, and `model` {kind} is none.")
     prompts, reader = PromptReader(model, host), _reader(host, pruning)
-    return Pruner(host, DecoderPruner(host, language_model, prompts, pruning, positions == "renumbered", reader))
+    hooks = DecoderPruner(host, language_model, prompts, pruning, positions == "renumbered", reader)
+    return Pruner(host, hooks).enable()
 
 
 def _reader(host: VisionLanguageModel, pruning: TokenPruning) -> EncoderReader | None:
@@ -136,7 +137,9 @@ class Pruner:
         return self.hooks.traces.last
 
     def enable(self) -> "Pruner":
-        """Raises ValueError where the model is already pruned."""
+        """Puts it in force, where it is not. Raises ValueError where another is."""
+        if self.enabled:
+            return self
         if self.model in _PRUNED:
             raise ValueError("`model` is already pruned: disable that first, for prunings cannot be nested.")
         _PRUNED.add(self.model)

@@ -11,7 +11,7 @@ from evaluators.pixel.counting import counted_things
 from evaluators.pixel.ocr import OCRScore, plain, quoted_texts, similarity
 from evaluators.pixel.vqa import VQAScore, one_question
 from pipelines import prune
-from tinyworld.asking import questions_about
+from tinyworld.asking import embedded_judge, questions_about
 from tinyworld.captions import CATEGORIES
 from tinyworld.judge import wrong_spec
 from tinyworld.scenes import make_scene, render
@@ -158,3 +158,13 @@ def test_a_processor_without_a_chat_template_is_refused(vqa):
         VQAScore(vqa.model, object())
     with pytest.raises(ValueError, match="`ocr` takes no folder"):
         OCRScore.from_pretrained("somewhere")
+
+
+def test_the_embedded_judge_sees_a_third_of_its_tokens():
+    lengths = []
+    judge = embedded_judge()
+    layers = judge.model.model.language_model.layers
+    layers[-1].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    with torch.no_grad():
+        judge.judge(torch.rand(2, 3, 64, 64), ['a red sign saying "AB"', "two red circles"])
+    assert lengths and all(256 / 3 < length < 256 / 2 for length in lengths)

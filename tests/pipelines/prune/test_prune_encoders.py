@@ -207,4 +207,4 @@ def test_errors():
     with prune(siglip, pruning), pytest.raises(ValueError, match="'class_token' reads `encoder_attention`"):
         siglip(pixels())
     with prune(model, "random"), pytest.raises(ValueError, match="already pruned"):
-        prune(model, "random").enable()
+        prune(model, "random")

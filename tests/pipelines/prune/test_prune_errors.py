@@ -99,7 +99,7 @@ def test_already_pruned():
     model = build("llava")
     own = hooks(model)
     with prune(model), pytest.raises(ValueError, match="already pruned"):
-        prune(model).enable()
+        prune(model)
     assert hooks(model) == own
 
 
@@ -112,8 +112,8 @@ def test_nothing_is_left_behind():
             model(**batch)
             raise RuntimeError("mine")
         assert hooks(model) == own
-        pruner = prune(model).enable()
-        assert hooks(model) > own
+        pruner = prune(model)  # no context: in force at once
+        assert pruner.enable() is pruner and hooks(model) > own
         assert not torch.equal(model(**batch).logits, plain)
         pruner.disable()
         pruner.disable()
@@ -187,7 +187,8 @@ def test_text_only_and_embeddings():
 
 def test_one_number_replaces_the_last_stage():
     def schedule(method, keep):
-        return prune(build("llava"), method, keep=keep).pruning.keep
+        with prune(build("llava"), method, keep=keep) as pruner:
+            return pruner.pruning.keep
 
     assert schedule("transprune", 0.7) == {1: 0.7, 2: 0.7}
     assert schedule("transprune", 0.25) == {1: 0.625, 2: 0.25}
@@ -201,7 +202,8 @@ def test_earlier_stages_keep_at_least_that_number():
     with torch.no_grad(), prune(model, "transprune", keep=11) as pruner:
         model(**batch)
     assert {n: kept.sum(1).tolist() for n, kept in pruner.last.kept.items()} == {1: [11, 20, 0], 2: [11, 11, 0]}
-    assert prune(model, "transprune").pruning.least == 0
+    with prune(model, "transprune") as pruner:
+        assert pruner.pruning.least == 0
 
 
 def test_a_call_that_failed_leaves_nothing_to_the_next():
