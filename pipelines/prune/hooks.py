@@ -6,6 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
+COPIED_BY = ("__reduce_ex__", "_replicate_for_data_parallel")  # copy and pickle; DataParallel on several devices
+
+
+def refuse_to_copy(*args: Any) -> Any:
+    raise TypeError(
+        "`model` is pruned and cannot be copied, pickled or replicated (DataParallel): do that before; prune the copy."
+    )
+
 
 class Hooks:
     """Hooks on modules, until removed.
@@ -13,6 +21,8 @@ class Hooks:
     Code that `torch.compile` made of a module before does not ask for its hooks. So a hooked module gets a `forward` of
     its own, which compiled code does look for and then gives way, and runs as it is written. Once the hooks are removed
     the compiled code serves again.
+
+    A copy of a hooked module would run the forward of the original, with its weights: copies are refused.
     """
 
     def __init__(self) -> None:
@@ -38,12 +48,14 @@ class Hooks:
         self.forwards[module] = module.__dict__.get("forward")
         written = getattr(stock, "_torchdynamo_orig_callable", stock)
         module.__dict__["forward"] = torch.compiler.disable(written)
+        module.__dict__.update(dict.fromkeys(COPIED_BY, refuse_to_copy))
 
     def remove(self) -> None:
         while self.handles:
             self.handles.pop().remove()
         while self.forwards:
             module, own = self.forwards.popitem()
-            module.__dict__.pop("forward", None)
+            for name in ("forward", *COPIED_BY):
+                module.__dict__.pop(name, None)
             if own is not None:
                 module.__dict__["forward"] = own
