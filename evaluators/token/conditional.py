@@ -18,7 +18,8 @@ def word_relevance(tokens: torch.Tensor, embeddings: Embeddings) -> torch.Tensor
     ``(batch, tokens)``; zero in a row without words."""
     words = F.normalize(embeddings.words.float(), dim=-1) * embeddings.spoken[..., None]
     mean = words.sum(1) / embeddings.spoken.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("btd,bd->bt", F.normalize(tokens.float(), dim=-1), mean)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return torch.einsum("btd,bd->bt", F.normalize(tokens.float(), dim=-1), mean)
 
 
 class ConditionalDiversity(TokenEvaluator):

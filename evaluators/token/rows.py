@@ -33,7 +33,12 @@ class CosineRows:
         self.blocks: list[torch.Tensor] = []
         self.whole: torch.Tensor | None = None
         if whole_pays(tokens.device, batch * self.count**2):
-            self.whole = self.unit @ self.unit.transpose(1, 2)
+            self.whole = self.times(self.unit)
+
+    def times(self, unit: torch.Tensor) -> torch.Tensor:
+        """Similarities of some ``(batch, rows, dim)`` with all; under autocast, too, they are of float32."""
+        with torch.autocast(unit.device.type, enabled=False):
+            return unit @ self.unit.transpose(1, 2)
 
     @property
     def known(self) -> torch.Tensor:
@@ -48,7 +53,7 @@ class CosineRows:
         """
         size = min(BLOCK, self.count)
         index = likely.masked_fill(self.known, -torch.inf).topk(size, dim=1).indices
-        rows = self.unit.gather(1, index[..., None].expand(-1, -1, self.unit.shape[-1])) @ self.unit.transpose(1, 2)
+        rows = self.times(self.unit.gather(1, index[..., None].expand(-1, -1, self.unit.shape[-1])))
         place = len(self.blocks) * BLOCK + torch.arange(size, device=index.device)
         self.slot.scatter_(1, index, place.expand_as(index))
         self.blocks.append(rows)

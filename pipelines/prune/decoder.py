@@ -26,7 +26,7 @@ from .images import VisualTokens
 from .masks import Staging
 from .merging import merged
 from .modules import LanguageModel, VisionLanguageModel
-from .prompt import PromptReader
+from .prompt import KINDS, PromptReader
 from .reader import EncoderReader
 from .run import PruningTrace, Run, Stage, Traces
 
@@ -105,10 +105,18 @@ class DecoderPruner:
             self.reader.detach()
 
     def before_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.running.call = call = self.visual.begin(args, kwargs)
+        self.running.call = call = self.visual.arguments(args, kwargs)
+        self.begin(call)
         adopt(cache_of(call), self.visual.seen.kind is not None)  # before the host makes masks by the cache
         if self.reader is not None:
             self.reader.begin(call)
+
+    def begin(self, call: dict[str, Any]) -> None:
+        """Finds the visual tokens of a call with these arguments."""
+        embeds, cache, kinds = call.get("inputs_embeds"), cache_of(call), None
+        if embeds is not None and call.get("input_ids") is None:
+            kinds = self.prompts.told(KINDS, cache.get_seq_length() if cache is not None else 0, *embeds.shape[:2])
+        self.visual.begin(call, kinds)
 
     def after_host(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """A call that failed before its decoder ran leaves nothing to the next."""
@@ -116,10 +124,12 @@ class DecoderPruner:
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, cache, mask = kwargs.get("inputs_embeds"), cache_of(kwargs), kwargs.get("attention_mask")
-        kind, self.visual.seen.kind, self.running.run = self.visual.seen.kind, None, None
-        call, self.running.call = self.running.call, None
+        call, self.running.call, self.running.run = self.running.call, None, None
         if embeds is None:
             return
+        if call is None:  # not by the host
+            self.begin(kwargs)
+        kind, self.visual.seen.kind = self.visual.seen.kind, None
         check_cache(cache)
         adopt(cache, kind is not None)
         seen, (batch, length) = cache.get_seq_length() if cache is not None else 0, embeds.shape[:2]

@@ -108,16 +108,29 @@ class VisualTokens:
                 sizes = [sum(sizes[n : n + frames[0]]) for n in range(0, len(sizes), frames[0])]
         self.seen.sizes[name] = sizes
 
-    def begin(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A call of the host begins; returns its arguments by name."""
-        call = self.signature.bind(*args, **kwargs).arguments if args else kwargs
+    def arguments(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Of a call of the host, by name."""
+        return self.signature.bind(*args, **kwargs).arguments if args else kwargs
+
+    def begin(self, call: Mapping[str, Any], kinds: torch.Tensor | None) -> None:
+        """A call with these arguments begins.
+
+        Args:
+            kinds: what the caller says of each token, as `Seen.kind`; asked for where there are no ids.
+
+        Raises:
+            ValueError: it has embeddings of which nobody says whether images are among them: nothing would be pruned.
+        """
         seen, (ids, embeds) = self.seen, (call.get("input_ids"), call.get("inputs_embeds"))
         seen.kind, seen.sizes, seen.frames = None, {}, None
         for name, output in (call.get("mm_encoder_outputs") or {}).items():
             self.note(name, output)
         given = ids if ids is not None else embeds
         if given is None or given.shape[1] == 1:
-            return call
+            return
+        if kinds is not None:
+            seen.kind = kinds.to(given.device).long().masked_fill(kinds.to(given.device) > len(KINDS), 0)
+            return
         seen.kind = torch.zeros(given.shape[:2], dtype=torch.long, device=given.device)
         for kind, token in self.ids.items():
             if token is None:
@@ -128,7 +141,12 @@ class VisualTokens:
                 mark = self.host.get_input_embeddings()(torch.tensor(token, device=given.device))
                 found = (given == mark.to(given)).all(-1)
             seen.kind = seen.kind.masked_fill(found, kind)
-        return call
+        if ids is None and not seen.kind.any():
+            seen.kind = None
+            raise ValueError(
+                "`inputs_embeds` do not show which tokens are visual: give `mm_token_type_ids` (batch, tokens) while "
+                "pruning, 1 at images, 2 at videos and 0 at text."
+            )
 
     def images(self, kind: torch.Tensor, visual: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Of which image of its row each visual token is, ``(batch, length)``, and how many images a row has at most.

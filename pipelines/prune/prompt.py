@@ -1,4 +1,5 @@
-"""Where the prompt ends: what is dropped is decided by what was asked, never by what is drafted or answered."""
+"""Where the prompt ends: what is dropped is decided by what was asked, never by what is drafted or answered. And what a
+call says of its tokens."""
 
 import functools
 import inspect
@@ -15,6 +16,8 @@ from .hooks import Hooks
 from .run import Prompt
 
 IGNORED = -100  # the label that transformers' losses leave out
+KINDS = "mm_token_type_ids"  # 1 at images, 2 at videos, as processors call it
+TOLD = ("instruction_mask", KINDS)  # of each token, by whoever calls
 
 
 @dataclass
@@ -23,11 +26,11 @@ class Generation:
 
     Attributes:
         end: length of its prompt; what is behind it was written or drafted.
-        instruction: ``(rows, tokens)``, `instruction_mask`; `None` where not given.
+        told: by names in `TOLD`, ``(rows, tokens)``, where given: of the last tokens of the prompt.
     """
 
     end: int
-    instruction: torch.Tensor | None
+    told: dict[str, torch.Tensor]
 
 
 class Calls(threading.local):
@@ -36,7 +39,7 @@ class Calls(threading.local):
     def __init__(self) -> None:
         self.generations: list[Generation] = []
         self.counted: torch.Tensor | None = None  # (batch, length), the label next to a token counts
-        self.instruction: torch.Tensor | None = None
+        self.told: dict[str, torch.Tensor] = {}
 
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:
@@ -52,15 +55,18 @@ def after_last(visual: torch.Tensor) -> torch.Tensor:
 
 class PromptReader:
     """Reads where the prompt ends off the calls of a model: the length of what `generate` was given, `labels` of a
-    training step, and ``instruction_mask``, which both may be called with while pruning.
+    training step, and what both may be told while pruning, see `TOLD`.
 
     Args:
         model: what was given to `prune`.
         host: the module in it that takes images.
+        decoder: the module in that which may be called by itself.
     """
 
-    def __init__(self, model: nn.Module, host: nn.Module) -> None:
-        self.modules: list[Any] = [m for m in model.modules() if any(part is host for part in m.modules())]
+    def __init__(self, model: nn.Module, host: nn.Module, decoder: nn.Module) -> None:
+        self.modules: list[Any] = [m for m in model.modules() if any(part is host for part in m.modules())] + [decoder]
+        takes = {name for module in self.modules for name in inspect.signature(module.forward).parameters}
+        self.foreign = [name for name in TOLD if name not in takes]  # what the model would not know what to do with
         self.calls = Calls()
 
     def attach(self, hooks: Hooks) -> None:
@@ -75,7 +81,7 @@ class PromptReader:
             module.__dict__.pop("generate", None)
 
     def generate(self, module: Any, stock: Any, *args: Any, **kwargs: Any) -> Any:
-        """`generate`, which also takes `instruction_mask`, like `input_ids`.
+        """`generate`, which also takes what is in `TOLD`, like `input_ids`.
 
         Raises:
             ValueError: the prompt would be read in chunks, each of which would be pruned as if it were all.
@@ -83,11 +89,11 @@ class PromptReader:
         config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or module.generation_config
         if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
             raise ValueError("`prefill_chunk_size` must be None while pruning, which decides on the whole prompt.")
-        instruction = kwargs.pop("instruction_mask", None)
-        generation = Generation(prompt_length(args, kwargs), instruction)
-        self.calls.generations.append(generation)
+        told = dict(self.calls.generations[-1].told) if self.calls.generations else {}  # by a module around this one
+        told |= {name: kwargs[name] for name in TOLD if kwargs.get(name) is not None}
+        self.calls.generations.append(Generation(prompt_length(args, kwargs), told))
         try:
-            return stock(*args, **kwargs)
+            return stock(*args, **self.known(kwargs))
         finally:
             self.calls.generations.pop()
 
@@ -99,14 +105,39 @@ class PromptReader:
                 self.calls.counted = shifted != IGNORED
             elif labels is not None and labels.ndim == 2:
                 self.calls.counted = F.pad(labels[:, 1:] != IGNORED, (0, 1))
-            if kwargs.get("instruction_mask") is not None:
-                self.calls.instruction = kwargs["instruction_mask"]
-            return args, {name: value for name, value in kwargs.items() if name != "instruction_mask"}
+            given = {**kwargs, **call}
+            self.calls.told |= {name: given[name] for name in TOLD if given.get(name) is not None}
+            return args, self.known(kwargs)
 
         return hook
 
+    def known(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the model itself takes of `kwargs`."""
+        return {name: value for name, value in kwargs.items() if name not in self.foreign}
+
     def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self.calls.counted = self.calls.instruction = None
+        self.calls.counted, self.calls.told = None, {}
+
+    def told(self, name: str, seen: int, batch: int, length: int) -> torch.Tensor | None:
+        """What the caller says by a name in `TOLD` of a chunk of the sequence, ``(batch, length)``.
+
+        Args:
+            seen: tokens before the chunk.
+
+        Raises:
+            ValueError: it is of another shape.
+        """
+        values = self.calls.told.get(name)
+        if values is None and self.calls.generations:
+            generation = self.calls.generations[-1]
+            values = generation.told.get(name)
+            if values is not None and values.shape[1] <= generation.end:
+                before = generation.end - values.shape[1]  # in the cache, where the new tokens alone are given
+                values = values.repeat_interleave(max(1, batch // len(values)), 0)  # repeated rows follow one another
+                values = F.pad(values, (before, seen + length))[:, seen : seen + length]
+        if values is not None and values.shape != (batch, length):
+            raise ValueError(f"`{name}` must be (batch, tokens) = {(batch, length)}, got {tuple(values.shape)}.")
+        return values
 
     def read(self, seen: int, visual: torch.Tensor, real: torch.Tensor) -> Prompt:
         """The prompt in a chunk of the sequence.
@@ -130,18 +161,11 @@ class PromptReader:
             prompt = prompt & ~answer.cummax(1).values
         else:
             counted = torch.zeros_like(visual)
-        asked = calls.instruction
-        if asked is None and generation is not None and generation.instruction is not None:
-            rows, columns = generation.instruction.shape  # rows that `generate` repeats come one after the other
-            asked = F.pad(generation.instruction.repeat_interleave(max(1, batch // rows), 0), (0, seen + length))
-            asked = asked[:, seen : seen + length] if columns >= seen else None
+        asked = self.told("instruction_mask", seen, batch, length)
         visual = visual & prompt
         if asked is None:
             instruction = prompt & after_last(visual)
         else:
-            if asked.shape != visual.shape:
-                got = tuple(asked.shape)
-                raise ValueError(f"`instruction_mask` must be (batch, tokens) = {tuple(visual.shape)}, got {got}.")
             instruction = asked.to(real.device).bool() & prompt & ~visual
             prompt = prompt & (visual | instruction).flip(1).cummax(1).values.flip(1)
         needed = visual & (last_true(real) | last_true(prompt) | counted)

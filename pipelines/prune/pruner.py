@@ -47,9 +47,10 @@ def prune(
     Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts;
     in training what comes before the first label that counts. Where an answer is part of the input without `labels`,
     say what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and
-    so does every token whose next label counts.
+    so does every token whose next label counts. Where images are already merged into ``inputs_embeds``, say which tokens
+    are visual by ``mm_token_type_ids`` ``(batch, tokens)``: 1 at images, 2 at videos, 0 at text.
 
-    Threads may share a pruned model.
+    Threads may share a pruned model. It cannot be copied or pickled.
 
     Args:
         model: a vision-language model whose decoder is like Llama's and has the images in its sequence (LLaVA, Qwen-VL,
@@ -68,7 +69,8 @@ def prune(
     Raises:
         ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
             have; a share outside (0, 1]; a layer outside the model; `model` is already pruned; from the model's forward
-            or `generate`, a cache or mask of another kind, a prompt in chunks.
+            or `generate`, a cache or mask of another kind, a prompt in chunks, embeddings of which nobody says which are
+            visual.
         TypeError: `model` is no module; `method` is neither a name nor a `TokenPruning`.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -86,7 +88,7 @@ def prune(
     pruning = _method(method, keep, len(language_model.layers))
     if getattr(pruning.select, "sized", False):
         raise ValueError(f"`method` merges inside the layers of a vision encoder, and `model` {kind} is none.")
-    prompts, reader = PromptReader(model, host), _reader(host, pruning)
+    prompts, reader = PromptReader(model, host, language_model), _reader(host, pruning)
     hooks = DecoderPruner(host, language_model, prompts, pruning, positions == "renumbered", reader)
     return Pruner(host, hooks).enable()
 

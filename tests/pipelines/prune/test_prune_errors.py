@@ -210,12 +210,13 @@ def test_a_call_that_failed_leaves_nothing_to_the_next():
     """Its visual tokens are not those of what the decoder is given afterwards."""
     model, batch = build("llava"), hosts.inputs("llava", (1,))
     decoder, states = model.model.language_model, torch.randn(1, batch["input_ids"].shape[1], 32)
+    text = torch.zeros(states.shape[:2], dtype=torch.long)
     with torch.no_grad():
         plain = decoder(inputs_embeds=states).last_hidden_state
         with prune(model, "fastv"):
             with pytest.raises(RuntimeError):
                 model(**batch | {"pixel_values": batch["pixel_values"][:, :2]})
-            assert torch.equal(decoder(inputs_embeds=states).last_hidden_state, plain)
+            assert torch.equal(decoder(inputs_embeds=states, mm_token_type_ids=text).last_hidden_state, plain)
 
 
 def test_a_function_is_an_evaluator():
