@@ -47,8 +47,8 @@ def prune(
     Methods that read the text see the prompt alone: inside `generate` what it was given, not what it writes or drafts;
     in training what comes before the first label that counts. Where an answer is part of the input without `labels`,
     say what is asked by ``model(..., instruction_mask=mask)`` ``(batch, tokens)``. A row's last token always stays, and
-    so does every token whose next label counts. Where images are already merged into ``inputs_embeds``, say which tokens
-    are visual by ``mm_token_type_ids`` ``(batch, tokens)``: 1 at images, 2 at videos, 0 at text.
+    so does every token whose next label counts. Which tokens are visual where images are already merged into
+    ``inputs_embeds`` is said by ``mm_token_type_ids`` ``(batch, tokens)``: 1 at images, 2 at videos, 0 at text.
 
     Threads may share a pruned model. It cannot be copied or pickled.
 
