@@ -69,7 +69,7 @@ def prune(
     Raises:
         ValueError: `model` has no visual tokens or is not supported; `method` is unknown or reads what `model` does not
             have; a share outside (0, 1]; a layer outside the model; `model` is already pruned; from the model's forward
-            or `generate`, a cache or mask of another kind, a prompt in chunks, embeddings of which nobody says which are
+            or `generate`, a cache or mask of another kind, a prompt in chunks, embeddings that do not show what is
             visual.
         TypeError: `model` is no module; `method` is neither a name nor a `TokenPruning`.
     """
