@@ -181,6 +181,7 @@ class TokenPruning:
         contextual: share in [0, 1) of the kept tokens that are not the best ones but evenly spaced among the others,
             and take up all that is dropped (VisionZip, arXiv 2412.04467).
         select: chooses by another rule than the best scores; not with `similar`, `merge` or `contextual`.
+        least: a number of tokens of a row below which no share falls.
 
     Raises:
         ValueError: an argument outside what is said here. TypeError: an evaluator that is none.
@@ -195,12 +196,12 @@ class TokenPruning:
         merge: bool = False,
         contextual: float = 0.0,
         select: Selection | None = None,
+        least: int = 0,
     ) -> None:
         panel = [as_token_evaluator(e) for e in evaluators]
         self.evaluators = {e.name: e for e in panel}
         self.keep, self.weights = check_keep(keep), dict(weights or {})
-        self.similar, self.merge, self.contextual, self.select = similar, merge, contextual, select
-        self.least = 0
+        self.similar, self.merge, self.contextual, self.select, self.least = similar, merge, contextual, select, least
         if not panel or len(self.evaluators) != len(panel):
             raise ValueError(f"`evaluators` must be at least one, with distinct names, got {[e.name for e in panel]}.")
         if unknown := set(self.weights) - set(self.evaluators):
@@ -213,17 +214,13 @@ class TokenPruning:
             raise ValueError(f"`contextual` must be a share in [0, 1), got {contextual!r}.")
         if select is not None and (similar or merge or contextual):
             raise ValueError("`select` has a rule of its own: give it without `similar`, `merge` and `contextual`.")
+        if isinstance(least, bool) or not isinstance(least, int) or least < 0:
+            raise ValueError(f"`least` must be a whole number of tokens, at least 0, got {least!r}.")
 
-    def with_keep(self, keep: Mapping[int, float | int], least: int = 0) -> "TokenPruning":
-        """The same with another schedule.
-
-        Args:
-            least: a number of tokens of a row below which no share falls.
-        """
-        panel = list(self.evaluators.values())
-        other = TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual, self.select)
-        other.least = least
-        return other
+    def with_keep(self, keep: Mapping[int, float | int], least: int | None = None) -> "TokenPruning":
+        """The same with another schedule and, unless `None`, another `least`."""
+        panel, least = list(self.evaluators.values()), self.least if least is None else least
+        return TokenPruning(panel, keep, self.weights, self.similar, self.merge, self.contextual, self.select, least)
 
     def count(self, layer: int, total: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """How many tokens of each image stay after `layer` layers, a key of `keep`; see `keep_count`."""

@@ -116,7 +116,7 @@ def _method(method: str | TokenPruning, keep: Any, depth: int) -> TokenPruning:
         check_keep({0: keep})
         *earlier, last = method.keep
         lifted = {n: max(method.keep[n], keep) if isinstance(keep, float) else method.keep[n] for n in earlier}
-        return method.with_keep(lifted | {last: keep}, keep if isinstance(keep, int) else 0)
+        return method.with_keep(lifted | {last: keep}, keep if isinstance(keep, int) else None)
     return method.with_keep(keep)
 
 

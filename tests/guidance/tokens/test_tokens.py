@@ -60,6 +60,16 @@ def test_a_count_is_divided_among_images():
     assert keep_count(0.25, total, total).tolist() == [[4, 4], [25, 3], [2, 0], [1, 10]]
 
 
+def test_no_share_falls_below_the_least():
+    total = torch.tensor([[16, 16], [100, 10], [3, 0]])
+    pruning = TokenPruning([UniformTokens()], {1: 0.5, 2: 0.125}, least=10)
+    for same in (pruning, pruning.with_keep({1: 0.5, 2: 0.125})):
+        assert same.count(1, total, total).tolist() == [[8, 8], [50, 5], [3, 0]]
+        assert same.count(2, total, total).tolist() == [[5, 5], [13, 1], [3, 0]]
+    other = pruning.with_keep({1: 0.5, 2: 0.125}, least=0)
+    assert other.count(2, total, total).tolist() == [[2, 2], [13, 1], [1, 0]]
+
+
 def test_each_image_of_a_row_decides_alone():
     """As if it were a row of its own."""
     sizes, keeps = [[4, 5], [9, 0], [2, 3]], [[2, 1], [4, 0], [2, 2]]
@@ -203,6 +213,8 @@ def test_similar_and_contextual_keep_as_many():
         ({"weights": {"random": -1.0}}, "`weights` must be finite"),
         ({"similar": 1.5}, "`similar` must be"),
         ({"contextual": 1.0}, "`contextual` must be"),
+        ({"least": -1}, "`least` must be a whole number"),
+        ({"least": 0.5}, "`least` must be a whole number"),
     ],
 )
 def test_bad_arguments(kwargs, message):
