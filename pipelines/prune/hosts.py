@@ -121,5 +121,6 @@ def check_decoder(host: VisionLanguageModel, decoder: LanguageModel, pruning: To
             raise ValueError(f"`layers` of evaluator {e.name!r} end at {e.layers[1]}, and the model has {depth}.")
     if len({p.device for layer in decoder.layers for p in layer.parameters()}) > 1:
         raise ValueError("`model` has its decoder layers on several devices: load it onto one.")
-    if renumber and getattr(config, "rope_parameters", None) and config.rope_parameters.get("mrope_section"):
+    rope = getattr(config, "rope_parameters", None) or {}
+    if renumber and (rope.get("mrope_section") or hasattr(decoder.rotary_emb, "mrope_section")):
         raise ValueError("`positions` must be 'original' for a model with multimodal rotary positions (Qwen-VL).")

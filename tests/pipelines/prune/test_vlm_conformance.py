@@ -1,6 +1,8 @@
 """Each class of `vlm_hosts` that is supported passes every check; each that is refused says why."""
 
+import prune_hosts
 import pytest
+import torch
 import transformers
 import vlm_checks as checks
 import vlm_hosts as hosts
@@ -30,6 +32,32 @@ def test_refused(name):
 def test_attention(name, inference):
     """Sinks take part of it, some layers have no positions, others rotate part of each head."""
     checks.attention_is_that_of_the_model(hosts.build(name))
+
+
+def test_grids_that_the_configuration_does_not_name_are_not_renumbered():
+    """Qwen3-VL's sections are a default of its rotary embeddings."""
+    model = hosts.build("Qwen3VL")
+    assert "mrope_section" not in model.config.text_config.rope_parameters
+    with pytest.raises(ValueError, match="`positions` must be 'original' for a model with multimodal rotary"):
+        prune(model, "fastv", positions="renumbered")
+
+
+def test_codes_of_an_image_and_the_picture_to_be_written(inference):
+    """GLM-Image reads an image as codes; positions of what it writes are those of a grid, counted from the prompt."""
+    model, grid = hosts.build("GlmImage"), torch.tensor([[1, 4, 4], [1, 2, 3]])
+    ids = torch.tensor([[1, 5, 6, 57, *[hosts.IMAGE] * 16, 56, 7, 8, 9, 57]])
+    pixels = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "image_grid_thw": grid}
+    batch["images_per_sample"] = torch.tensor([2])
+    with prune(model, "transprune", keep={1: 0.75, 2: 0.5}) as pruner:
+        given = {"return_dict_in_generate": True, "output_logits": True}
+        out = model.generate(**batch, max_new_tokens=5, do_sample=False, **given)
+    assert pruner.last.kept[2].sum() == 8
+    positions, _ = model.model.get_rope_index(ids, grid, attention_mask=batch["attention_mask"])
+    written = model.model._cached_decode_position_ids.permute(1, 0, 2)[..., :5]
+    whole, gone = prune_hosts.extend(batch, out.sequences), prune_hosts.gone(pruner.last, out.sequences.shape[1])
+    expected = prune_hosts.masked(model, whole, gone, position_ids=torch.cat([positions, written], -1)).logits
+    checks.close(torch.stack(out.logits, 1), expected[:, ids.shape[1] - 1 : -1])
 
 
 def test_layers_that_read_positions(inference):

@@ -124,7 +124,7 @@ def every_way_to_write(model: Any) -> None:
         more: dict[str, Any] = {"num_beams": 2, "output_logits": False}
         return [generate(model, ROWS[:2], **more, use_cache=cache).sequences for cache in caches]
 
-    repeats = model.config.model_type != "llama4"  # of which transformers does not repeat the features of images
+    repeats = model.config.model_type not in ("llama4", "glm_image")  # of which transformers does not repeat images
     alike = repeats and torch.equal(*beams())  # GLM-4V's own beams need its cache
     with prune(model, "transprune", keep=KEEP["transprune"]):
         cached, uncached = (generate(model, ROWS, use_cache=cache) for cache in caches)

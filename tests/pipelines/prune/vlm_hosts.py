@@ -75,6 +75,8 @@ STEP |= {"partial_rotary_factors": [0.5 if kind == "full_attention" else 1.0 for
 STEP |= {"mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"]}
 ERNIE = {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 2]}}
 SPARSE = {"num_hidden_layers": DEPTH, "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * (DEPTH - 1)}
+CODES = MROPE | {"vq_config.latent_channels": 32, "vq_config.num_embeddings": 50, "text_config.vision_vocab_size": 64}
+CODES |= {"image_start_token_id": 57, "image_end_token_id": 56}
 OMNI = MROPE | {"vision_start_token_id": 57, "vision_end_token_id": 56}
 HOSTS = {
     host.name.removesuffix("ForConditionalGeneration") + host.variant: host
@@ -103,6 +105,7 @@ HOSTS = {
         Host("Glm4vMoeForConditionalGeneration", HALF_MROPE),
         Host("Glm46VForConditionalGeneration", MROPE),
         Host("GlmOcrForConditionalGeneration", MROPE),
+        Host("GlmImageForConditionalGeneration", CODES),
         Host("LightOnOcrForConditionalGeneration"),
         Host("AriaForConditionalGeneration", stacked=True),
         Host("VideoLlama3ForConditionalGeneration"),
@@ -248,6 +251,8 @@ def collate(model: Any, rows: list[dict[str, Any]], kind: str = "image") -> dict
     image = BaseModelOutputWithPooling(pooler_output=given if apart else torch.stack(given))
     if kind == "video" and model.config.model_type == "video_llava":  # one by one
         image.pooler_output = image.pooler_output.view(-1, TOKENS // 3, 32)
+    if model.config.model_type == "glm_image":  # of channels first, which become codes
+        image.pooler_output = [f.T.reshape(32, 3, TOKENS // 3) for f in given]
     image.last_hidden_state = image.pooler_output  # which Llama 4 reads
     image.visual_indicator_features = torch.zeros(5, 32)  # Ovis2's, of tokens that are not used here
     image.deepstack_features = [[f[n].clone() for f in features] for n in (1, 2, 3)]
