@@ -77,7 +77,8 @@ class TokenContext:
         attention_matrix: of the layer that has just run, among the candidates only, ``(batch, heads, tokens, tokens)``,
             rows are queries. Vision encoders only.
         keys: of the layer that runs next, before any rotation, ``(batch, tokens, heads · head dim)``.
-        rotated_keys: of the layer that has just run, of the whole sequence, ``(batch, length, key heads · head dim)``.
+        rotated_keys: of the layer that has just run, of the whole sequence, as if no row were padded on the left,
+            ``(batch, length, key heads · head dim)``.
         read_out: `states` after the norm that follows the last layer.
         encoder_attention: attention of the vision encoder's class token to each token, summed over heads, or of all its
             patches, mean over heads, as `TokenEvaluator.reads_encoder` says, ``(batch, tokens)``; where the encoder

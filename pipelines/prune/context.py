@@ -7,8 +7,8 @@ from transformers.cache_utils import DynamicLayer
 
 from evaluators.token.base import Embeddings, TokenContext
 
-from .attention import attention_received, compact, parts_of, projected, take
-from .modules import LanguageModel
+from .attention import attention_received, compact, projected, take
+from .masks import Staging
 from .prompt import last_true
 from .reader import EncoderReader
 from .run import Run, Stage
@@ -19,7 +19,7 @@ def token_context(
     index: int,
     states: torch.Tensor,
     keep: torch.Tensor,
-    model: LanguageModel,
+    staging: Staging,
     stage_of: Callable[[int], Stage],
     reader: EncoderReader | None,
 ) -> TokenContext:
@@ -28,13 +28,13 @@ def token_context(
     Args:
         states: present, ``(batch, n, dim)``.
         keep: how many visual tokens of each image of a row will stay, ``(batch, images)``.
-        model: the decoder.
+        staging: of the decoder.
         stage_of: the number of this layer or of the one before to the mask and rotary embeddings of `states` there.
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
     assert run.prompt is not None
     asked, visual, instruction, needed = run.prompt
-    layers = model.layers
+    layers = staging.model.layers
     place, valid = run.candidates()
     slots = run.chunk()
     origin = slots.clamp(min=0).gather(1, place)  # in the chunk
@@ -69,10 +69,12 @@ def token_context(
 
     def rotated_keys() -> torch.Tensor:
         layer, given = layers[index - 1], before()
-        rotary = tuple(part.expand(len(given), -1, -1) for part in parts_of(stage_of(index - 1).rotary))
+        assert run.previous is not None
+        parts = staging.rotary_of_rows(run, stage_of(index - 1), run.previous[1].get("position_ids"))
+        rotary = tuple(part.expand(len(given), -1, -1) for part in parts)
         return projected(layer.self_attn, layer.input_layernorm(given), rotary, "k").transpose(1, 2).flatten(2)
 
-    norm = getattr(model, "norm", None)
+    norm = getattr(staging.model, "norm", None)
     return TokenContext(
         layer=index,
         valid=valid,

@@ -264,7 +264,7 @@ class DecoderPruner:
             past = getattr(layers[at], "kept", None) if at < len(layers) else None
             return self.staging.stage(run, at, past, states, given)
 
-        context = token_context(run, index, states, keep, self.model, stage_of, self.reader)
+        context = token_context(run, index, states, keep, self.staging, stage_of, self.reader)
         with torch.no_grad():
             decision = self.pruning.decide(tokens, context)
         stays = decision.stays

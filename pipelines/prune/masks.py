@@ -161,6 +161,17 @@ class Staging:
             rotary = tuple(left) if isinstance(whole, tuple) else left[0]
         return run.add_stage(Stage(source, kept, valid, mask, rotary, None if causal else as_allowed(mask)))
 
+    def rotary_of_rows(self, run: Run, stage: Stage, positions: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """`parts_of` the embeddings of a `stage`, as of rows by themselves: where a model is called without `positions`
+        ``(batch or 1, length)`` it counts padding on the left, too, which what looks at single keys would see."""
+        if positions is None or positions.ndim != 2 or run.seen:
+            return parts_of(stage.rotary)
+        if not bool((~run.real[:, 0] & (positions[:, -1] == run.length - 1)).any()):
+            return parts_of(stage.rotary)
+        counted = stage.valid.cumsum(1) if self.renumber else run.real.cumsum(1).gather(1, stage.kept.clamp(min=0))
+        whole = parts_of(stage.source[2])
+        return tuple(take(part.expand(len(counted), -1, -1), (counted - 1).clamp(min=0)) for part in whole)
+
 
 def looked_up(allowed: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, offset: int) -> Any:
     """A mask function of transformers that reads `allowed` ``(batch, length, keys)`` at what is left: the n-th query,

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("inference")
 def test_rotated_keys_and_what_is_read_out(name, cached):
     """The keys are those in the cache of the layer before; states are read out by the decoder's last norm."""
     model, batch, read = build(name), hosts.inputs(name), {}
+    if not name.startswith("qwen"):  # which makes them so by itself
+        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
 
     def reader(tokens, context):
         read.update(keys=context.rotated_keys(), out=context.read_out(), place=context.place, states=context.states)
@@ -35,6 +37,28 @@ def test_rotated_keys_and_what_is_read_out(name, cached):
     visual = batch["input_ids"] == hosts.IMAGE
     for place, here in zip(read["place"], visual, strict=True):
         assert place[: int(here.sum())].tolist() == here.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("positions", ["original", "renumbered"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_pivots_of_a_padded_row_are_its_own(name, side, positions):
+    """Also where the model is called by hand, so that it counts padding on the left; after an earlier pruning, too."""
+    model, samples = build(name), [hosts.row(name, count, i) for i, count in enumerate((1, 2, 1, 0))]
+    with prune(model, "dart", keep={2: 0.5, 4: 0.25}, positions=positions) as pruner:
+        for rows in (samples, samples[2:3]):
+            batch = hosts.collate(name, rows, side)
+            if len(rows) == 1:
+                pad = (3, 0) if side == "left" else (0, 3)
+                batch |= {key: torch.nn.functional.pad(value, pad) for key, value in hosts.only(batch).items()}
+            model(**batch)
+            together, real = pruner.last, batch["attention_mask"].bool()
+            for i, row in enumerate(rows):
+                if not row["count"]:
+                    continue
+                model(**hosts.collate(name, [row]))
+                for n in (2, 4):
+                    assert torch.equal(together.kept[n][i, real[i]], pruner.last.kept[n][0])
 
 
 def test_keys_of_a_layer_that_was_not_run():
