@@ -17,7 +17,9 @@ def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
         scale = float(values[0]) if values else GUIDANCE_SCALE if args.model else SCALE
         noisy = any(evaluator.space == "noisy" for evaluator in panel)  # who can tell draws apart
         scales = (scale,) if values else search.scales
-        each = NoiseSearch(panel, scales, weights=search.weights) if noisy else Static(scale)
+        # Where none can, scales are searched only if asked for: judges of pictures are slow.
+        alone = search if args.scales else Static(scale)
+        each = NoiseSearch(panel, scales, weights=search.weights) if noisy else alone
         return Several.halved(each, scale, *keepers(search, args))
     if name == "budget":
         return Budget(search, *map(float, values))

@@ -1,5 +1,6 @@
 """``generate --best-of`` and halving, run in process on a random stand-in for the embedded weights."""
 
+import argparse
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 
 from demos.denoising import APART
 from demos.generate import METADATA_KEY, main, parse
-from guidance import GuidanceTrace
+from demos.searches import searching
+from evaluators.pixel.base import PixelEvaluator
+from guidance import GreedySearch, GuidanceTrace, Static
 from tinyworld.pipeline import SCALE, SCALES
 
 PROMPT = "two red circles above a blue square"
@@ -73,3 +76,14 @@ def test_keeping_asked_for_wrongly(arguments, said, embedded, tmp_path, capsys):
 )
 def test_what_is_meant_where_no_guidance_is_named(arguments, guidance, embedded):
     assert parse([PROMPT, *arguments]).guidance == guidance
+
+
+@pytest.mark.parametrize("scales", [None, (1.0, 2.0)])
+def test_judges_of_pictures_alone_search_the_scales_that_they_are_given(scales):
+    class Judge(PixelEvaluator):
+        name = "judge"
+
+    search = GreedySearch([Judge()], *([scales] if scales else []))
+    args = argparse.Namespace(model="a model", evaluators=["judge"], scales=scales, device="cpu")
+    guidance = searching("halving", search, args).guidance
+    assert guidance is search if scales else isinstance(guidance, Static)
