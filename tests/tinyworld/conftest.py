@@ -1,3 +1,3 @@
-from embedded import weights
+from embedded import embedded, weights
 
-__all__ = ["weights"]
+__all__ = ["embedded", "weights"]
