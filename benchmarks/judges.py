@@ -36,7 +36,15 @@ from tinyworld.captions import parse_caption
 from training.loop import hardware
 
 from . import embedded
-from .metrics import CATEGORIES, Features, by_category, paired_bootstrap, real_images, win_rate
+from .metrics import (
+    CATEGORIES,
+    Features,
+    by_category,
+    diversity_where_right,
+    paired_bootstrap,
+    real_images,
+    win_rate,
+)
 from .pictures import make
 from .provenance import commit
 from .quality import held_out_prompts
@@ -94,34 +102,42 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
             ("noise_search_scales_halving", scales),
         ):
             table[f"{name}_{HALVING['n']}:{label}"] = (Method(guidance, options=own, **each), evaluators, keep)
+        # Twice the passes.
+        whole, long = half | {"steps": STEPS}, each | {"steps": steps_within(**HALVING, asked=2 * STEPS)}
+        table[f"best_of_2_whole:{label}"] = (Method(Static(SCALE), **whole), evaluators, keep)
+        name = f"noise_search_scales_halving_{HALVING['n']}_long:{label}"
+        table[name] = (Method(scales, options=own, **long), evaluators, keep)
     return table
 
 
 def measure(
     prompts: list[str],
+    seeds: int,
     only: list[str] | None,
     kept: dict[str, Any],
     say: Callable[[str], None],
     keep_report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """The report, told to `keep_report` as it grows; methods in `kept`, an earlier one of the same prompts, are taken
-    from there.
+    """The report, told to `keep_report` as it grows; methods in `kept`, an earlier one of the same prompts and `seeds`,
+    are taken from there.
 
     Raises:
         ValueError: `only` names a method that there is not, or `kept` is of other prompts.
     """
     code = commit()  # which may be another one when it is done
-    if kept and (kept["prompts"], kept["steps"]) != (len(prompts), STEPS):
-        raise ValueError(f"`out` holds a report of {kept['prompts']} captions, this is one of {len(prompts)}.")
+    if kept and (kept["prompts"], kept.get("seeds", 1), kept["steps"]) != (len(prompts), seeds, STEPS):
+        held = f"{kept['prompts']} captions and {kept.get('seeds', 1)} seeds"
+        raise ValueError(f"`out` holds a report of {held}, this is one of {len(prompts)} and {seeds}.")
     pipe = embedded.load()
     pipe.preview = "vae"  # this one is as quick as a tiny one
     made = judges()
     table = methods(pipe, made)
     if unknown := set(only or ()) - set(table):
         raise ValueError(f"`only` must name some of {', '.join(table)}; got {', '.join(sorted(unknown))}.")
-    features = Features(real_images(max(500, len(prompts))))
-    categories = [parse_caption(text).category for text in prompts]
-    about = {"commit": code, "hardware": hardware(), "prompts": len(prompts), "steps": STEPS}
+    drawn = [(text, seed * 1_000_003 + i) for i, text in enumerate(prompts) for seed in range(seeds)]
+    features = Features(real_images(max(500, len(drawn))))
+    categories = [parse_caption(text).category for text, _ in drawn]
+    about = {"commit": code, "hardware": hardware(), "prompts": len(prompts), "seeds": seeds, "steps": STEPS}
     rows = dict(kept.get("methods", {}))
     for name, (method, evaluators, keep) in table.items():
         if name in rows or (only is not None and name not in ("static", *only)):
@@ -129,42 +145,64 @@ def measure(
         start, parts = time.monotonic(), []
         pruned = contextlib.nullcontext() if keep is None else prune(made["vqa"].model, "visionzip", keep=keep)
         with pruned:
-            for first in range(0, len(prompts), BATCH // method.n):
-                batch = [(text, first + i) for i, text in enumerate(prompts[first : first + BATCH // method.n])]
-                parts.append(make(pipe, method, batch, evaluators))
+            for first in range(0, len(drawn), BATCH // method.n):
+                parts.append(make(pipe, method, drawn[first : first + BATCH // method.n], evaluators))
         found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "score", "images", "nfe")}
         rows[name] = {
             "accuracy": round(float(found["correct"].mean()), 4),
             "by_category": by_category(found["correct"], categories, CATEGORIES),
             "frechet_distance": features.frechet_distance(found["images"]),
             "nfe": float(found["nfe"].mean()),
-            "seconds_per_image": round((time.monotonic() - start) / len(prompts), 3),
+            "seconds_per_image": round((time.monotonic() - start) / len(drawn), 3),
             "right": "".join(map(str, found["correct"].tolist())),
             "score": [round(score, 4) for score in found["score"].tolist()],
         }
+        if seeds > 1:
+            rows[name]["distance"] = features.distances(found["images"], seeds).round(4).tolist()
         say(f"{name}: {rows[name]['accuracy']:.3f} right, {rows[name]['seconds_per_image']} s a picture")
         keep_report(about | {"methods": rows})
-    compare(rows)
+    compare(rows, seeds)
     keep_report(about | {"methods": rows})
     return about | {"methods": rows}
 
 
-def compare(rows: dict[str, dict[str, Any]]) -> None:
-    """Adds to each row what it is right more often than static guidance, and than the same method by the panel, and how
-    often the judge scores it above static guidance, a tie being half."""
-    right = {name: np.array([[int(digit)] for digit in row["right"]], float) for name, row in rows.items()}
+def compare(rows: dict[str, dict[str, Any]], seeds: int = 1) -> None:
+    """Adds to each row what it is right more often than static guidance, than the same method by the panel, and, of
+    twice the passes, than whole pictures of which the same judge keeps one; how often the judge that counts scores it
+    above static guidance; and with several seeds how much two right pictures of a prompt differ, beside others'."""
+    right = {
+        name: np.array([int(digit) for digit in row["right"]], float).reshape(-1, seeds) for name, row in rows.items()
+    }
+    scores = {name: np.array(row["score"]).reshape(-1, seeds) for name, row in rows.items() if "score" in row}
     for name, row in rows.items():
         row["minus_static"] = paired_bootstrap(right[name] - right["static"])
-        if "score" in row and "score" in rows["static"]:  # which a report of before has not
-            row["win_rate"] = win_rate(*(np.array(rows[which]["score"])[:, None] for which in (name, "static")))
-        rival = f"{name.partition(':')[0]}:panel"
+        if name in scores and "static" in scores:  # which a report of before has not
+            row["win_rate"] = win_rate(scores[name], scores["static"])
+        method, _, judge = name.partition(":")
+        rival = f"best_of_2_whole:{judge}" if method.endswith("_long") else f"{method}:panel"
         if rival in rows and rival != name:
             row["minus_rival"] = {"of": rival} | paired_bootstrap(right[name] - right[rival])
+        if "distance" in row:
+            row["diversity_where_right"] = {
+                other: where_both_are_right(rows, right, name, other)
+                for other in rows
+                if other != name and other.startswith(("static", "best_of"))
+            }
+
+
+def where_both_are_right(
+    rows: dict[str, dict[str, Any]], right: dict[str, np.ndarray], name: str, other: str
+) -> dict[str, float | int | None]:
+    """The diversity of both on prompts all of whose pictures are right by both, and how many they are."""
+    own, theirs = ({"correct": right[n], "distance": np.array(rows[n]["distance"])} for n in (name, other))
+    found = diversity_where_right(own, theirs, own["correct"].shape[1])
+    return {"own": found["mean"], "other": found["best_static"], "prompts": found["prompts"]}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark judges", __doc__)
     parser.add_argument("-n", type=positive, default=100, help="held-out captions, the categories in turn")
+    parser.add_argument("--seeds", type=positive, default=1, help="pictures of each; with two it tells how they differ")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="besides static; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument(
@@ -180,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report = measure(
             held_out_prompts(args.n),
+            args.seeds,
             args.only,
             kept,
             lambda text: print(text, file=sys.stderr, flush=True),

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +72,18 @@ def resampled(n: int, repeats: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=repeats * n).reshape(repeats, n) / n
 
 
-def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def win_rate(scores: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """How often ``(prompts, seeds)`` scores are above the other's, a tie being half a win; 95 % interval as of
-    `paired_bootstrap`; and the share of ``ties``."""
-    ties = scores == other
-    return paired_bootstrap((scores > other) + 0.5 * ties) | {"ties": round(float(ties.mean()), 4)}
+    `paired_bootstrap`; the share of ``ties``; and the wins among those ``decided``, `None` where all are ties."""
+    wins, ties = scores > other, scores == other
+    decided = None
+    if not ties.all():
+        weights, differ = resampled(len(scores), 10_000), (~ties).sum(1)
+        with np.errstate(invalid="ignore"):  # nothing but ties may be drawn of a few
+            low, high = np.nanquantile((weights @ wins.sum(1)) / (weights @ differ), (0.025, 0.975))
+        figures = {"mean": wins.sum() / differ.sum(), "low": low, "high": high}
+        decided = {name: round(float(figure), 4) for name, figure in figures.items()}
+    return paired_bootstrap(wins + 0.5 * ties) | {"ties": round(float(ties.mean()), 4), "decided": decided}
 
 
 def best_per_category(

@@ -26,7 +26,9 @@ def test_win_rate():
     scores, other = np.array([[0.9, 0.2], [0.5, 0.5], [0.1, 0.7]]), np.array([[0.1, 0.3], [0.5, 0.5], [0.1, 0.1]])
     assert metrics.win_rate(scores, other)["mean"] == round((1 + 0 + 0.5 + 0.5 + 0.5 + 1) / 6, 4)
     assert metrics.win_rate(scores, other)["ties"] == 0.5
-    assert metrics.win_rate(other, other) == {"mean": 0.5, "low": 0.5, "high": 0.5, "ties": 1.0}
+    decided = metrics.win_rate(scores, other)["decided"]
+    assert decided["mean"] == round(2 / 3, 4) and decided["low"] <= decided["mean"] <= decided["high"]
+    assert metrics.win_rate(other, other) == {"mean": 0.5, "low": 0.5, "high": 0.5, "ties": 1.0, "decided": None}
 
 
 def test_by_category_and_the_best_of_each():
