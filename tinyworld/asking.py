@@ -30,6 +30,6 @@ def questions_about(prompt: str) -> list[tuple[str, str]]:
 def embedded_judge() -> VQAScore:
     """The embedded vision-language model as a judge of pictures, which asks `questions_about` and sees a third of its
     visual tokens: it prefers the same of two pictures in 95 of 100 pairs, in half the time."""
-    judge = VQAScore.from_pretrained(WEIGHTS / "lvlm", questions_about)
+    judge = VQAScore.from_pretrained(WEIGHTS / "lvlm", questions_about, read_once=True)
     prune(judge.model, "visionzip", keep=1 / 3)
     return judge

@@ -1,5 +1,7 @@
 """Judges that need no hub: rapidocr's own models on drawn words, and the embedded vision-language model on scenes."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -167,4 +169,36 @@ def test_the_embedded_judge_sees_a_third_of_its_tokens():
     layers[-1].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
     with torch.no_grad():
         judge.judge(torch.rand(2, 3, 64, 64), ['a red sign saying "AB"', "two red circles"])
-    assert lengths and all(256 / 3 < length < 256 / 2 for length in lengths)
+    assert 256 / 3 < lengths[0] < 256 / 2
+    assert all(length < 32 or 256 / 3 < length < 256 / 2 for length in lengths), "questions alone, or a third"
+
+
+@pytest.mark.parametrize("keep", [None, 1 / 3])
+def test_a_picture_that_is_read_once_gets_the_same_answers(vqa, scenes, keep):
+    pictures, captions = scenes
+    once = VQAScore(vqa.model, vqa.processor, questions_about, read_once=True)
+    seen = []
+    handle = vqa.model.model.vision_tower.register_forward_hook(lambda _, args, output: seen.append(len(output[0])))
+    with contextlib.nullcontext() if keep is None else prune(vqa.model, "visionzip", keep=keep):
+        apart = vqa(pictures, Context(captions, 0.0, 0.1))
+        asked, seen[:] = sum(seen), []
+        once(pictures, Context(captions, 0.0, 0.1))  # which are asked both ways
+        seen.clear()
+        together = once(pictures, Context(captions, 0.0, 0.1))
+    handle.remove()
+    assert torch.allclose(together, apart, atol=1e-4)
+    assert sum(seen) == pictures.shape[0] * pictures.shape[1] < asked
+
+
+def test_a_picture_cannot_be_read_once_by_what_reads_the_question_first(vqa, scenes):
+    pictures, captions = scenes
+    once = VQAScore(vqa.model, vqa.processor, questions_about, read_once=True)
+    with prune(vqa.model, "fastv", keep=8), pytest.raises(ValueError, match="`read_once` changes what the model answ"):
+        once(pictures, Context(captions, 0.0, 0.1))
+    template = vqa.processor.chat_template
+    try:
+        vqa.processor.chat_template = "{{ messages[0]['content'][1]['text'] }}<image>"
+        with pytest.raises(ValueError, match="with the picture before the question"):
+            VQAScore(vqa.model, vqa.processor, read_once=True)
+    finally:
+        vqa.processor.chat_template = template
