@@ -4,9 +4,9 @@
     online-guidance benchmark launches --methods cdpruner divprune --json
 
 Of LLaVA-1.5-7B's layers and tokens, at a small width, on which counts do not depend, in fp16 on a CPU; a third of the
-visual tokens is left. Every operation counts that torch is told to do below autograd, but views, which start nothing;
-the matrix of all similarities is made whole, as on a GPU. A question is a number that is read from a tensor, for which
-a GPU has to be done with all that it was told before.
+visual tokens is left. Every operation counts that torch is told to do below autograd, but views and what has no
+element, which start nothing; the matrix of all similarities is made whole, as on a GPU. A question is a number that is
+read from a tensor, for which a GPU has to be done with all that it was told before.
 """
 
 import inspect
@@ -38,7 +38,7 @@ class Operations(TorchDispatchMode):
     """Counts what is done under it.
 
     Attributes:
-        started: operations that are no views.
+        started: operations that are no views, nor of nothing.
         questions: numbers read.
     """
 
@@ -47,9 +47,10 @@ class Operations(TorchDispatchMode):
         self.started = self.questions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.started += not func.is_view
+        result = func(*args, **(kwargs or {}))
+        self.started += not func.is_view and not (isinstance(result, torch.Tensor) and not result.numel())
         self.questions += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 def narrow() -> Any:

@@ -100,9 +100,11 @@ def by_share(valid: torch.Tensor) -> Scale:
     evaluator has no say there. So has no token where `valid` ``(batch, tokens)`` is False.
     """
 
+    absent = ~valid
+
     def scale(name: str, values: torch.Tensor) -> tuple[torch.Tensor, float]:
-        values = values.masked_fill(~valid, 0.0)
-        values = (values - values.amin(1, keepdim=True).clamp(max=0)).masked_fill(~valid, 0.0)
+        values = values.masked_fill(absent, 0.0)
+        values = (values - values.amin(1, keepdim=True).clamp(max=0)).masked_fill(absent, 0.0)
         return values / values.sum(1, keepdim=True).clamp(min=1e-12), 1.0
 
     return scale

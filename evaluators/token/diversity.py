@@ -13,6 +13,7 @@ def nearest_distance(rows: CosineRows, valid: torch.Tensor) -> torch.Tensor:
     bounds first, until no other token can be as far from its neighbour as the farthest one known.
 
     Args:
+        rows: of distances.
         valid: ``(batch, tokens)``.
 
     Returns:
@@ -20,14 +21,14 @@ def nearest_distance(rows: CosineRows, valid: torch.Tensor) -> torch.Tensor:
     """
     others = torch.arange(rows.count, device=valid.device)
     if rows.whole is not None:
-        apart = (1 - rows.whole).masked_fill_(~valid[:, None] | (others[:, None] == others), torch.inf)
-        return apart.amin(2).masked_fill(~valid, -torch.inf)
+        alone = ~valid[:, None] | (others[:, None] == others)
+        return rows.whole.masked_fill(alone, torch.inf).amin(2).masked_fill(~valid, -torch.inf)
     bound = torch.full(valid.shape, 3.0, device=valid.device)  # above any distance, which is at most 2
     exact = torch.full_like(bound, -torch.inf)
     while bool((open_ := valid & ~rows.known & (bound >= exact.amax(1, keepdim=True))).any()):
-        index, similarity = rows.compute(bound.masked_fill(~open_, -1))
+        index, distance = rows.compute(bound.masked_fill(~open_, -1))
         alone = ~valid[:, None] | (index[..., None] == others)
-        distance = (1 - similarity).masked_fill_(alone, torch.inf)
+        distance = distance.masked_fill(alone, torch.inf)
         bound = torch.minimum(bound, distance.masked_fill(~valid.gather(1, index)[..., None], torch.inf).amin(1))
         found = distance.amin(2).masked_fill(~valid.gather(1, index), -torch.inf)
         exact = exact.scatter(1, index, torch.maximum(found, exact.gather(1, index)))
@@ -51,16 +52,15 @@ class Diversity(TokenEvaluator):
         images, keep = context.images, context.keep.flatten()
         candidates, valid = images.split(candidates), images.valid
         batch, count, _ = candidates.shape
-        rows = CosineRows(candidates)
+        rows = CosineRows(candidates, apart=True)
         nearest = nearest_distance(rows, valid)  # minus infinity for those that cannot be taken any more
         fewest, most = torch.stack(keep.aminmax()).tolist()
         order = torch.zeros(batch, most, dtype=torch.long, device=candidates.device)
         # As few operations as can be: on a GPU their launches take the time.
         for step in range(most):
             taken = torch.argmax(nearest, -1, keepdim=True, out=order[:, step : step + 1])
-            reached = 1 - rows.of(taken[:, 0], nearest)
-            reached = torch.minimum(nearest, reached) if step else reached.masked_fill_(~valid, -torch.inf)
-            reached = reached.scatter(1, taken, -torch.inf)
+            reached = rows.of(taken[:, 0], nearest)
+            reached = torch.minimum(nearest, reached) if step else reached.masked_fill(~valid, -torch.inf)
             if step >= fewest:  # one that keeps fewer is done earlier
                 more = (step < keep)[:, None]
                 reached = torch.where(more, reached, nearest)

@@ -44,13 +44,11 @@ class PivotDissimilarity(TokenEvaluator):
         words, spoken = (part.repeat_interleave(images.count, 0) for part in (words, spoken))
         norms, free = images.split(norms.gather(1, place)), images.valid.clone()
         own, real = first_true(free, norms, self.image)
-        real = real & (torch.arange(real.shape[1], device=keep.device) < keep[:, None])
-        scores = torch.zeros(norms.shape, device=norms.device)
-        left = keep.float()
-        for token, exists in zip(own.T, real.T, strict=True):
-            scores.scatter_add_(1, token[:, None], torch.where(exists, left, 0.0)[:, None])
-            free.scatter_(1, token[:, None], free.gather(1, token[:, None]) & ~exists[:, None])
-            left = left - exists.float()
+        before = keep[:, None] - torch.arange(real.shape[1], device=keep.device)  # how many are still to be taken
+        real = real & (before > 0)
+        scores = torch.zeros(norms.shape, device=norms.device).scatter_(1, own, (before * real).float())
+        free.scatter_(1, own, free.gather(1, own) & ~real)
+        left = (keep - real.sum(1)).float()
 
         pivots = torch.cat([tokens.gather(1, own[..., None].expand(-1, -1, tokens.shape[-1])), words], 1)
         asks = torch.cat([real, spoken & images.valid.any(1, keepdim=True)], 1)

@@ -21,24 +21,27 @@ class CosineRows:
 
     Args:
         weight: ``(batch, tokens)``; each similarity is multiplied by those of both tokens.
+        apart: whether rows are of cosine distances instead, of a token from itself minus infinity.
     """
 
-    def __init__(self, tokens: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+    def __init__(self, tokens: torch.Tensor, weight: torch.Tensor | None = None, apart: bool = False) -> None:
         self.unit = F.normalize(tokens.float(), dim=-1)
         if weight is not None:
             self.unit = self.unit * weight[..., None]
+        self.apart = apart
         batch, self.count, _ = tokens.shape
         self.each = torch.arange(batch, device=tokens.device)
         self.slot = torch.full((batch, self.count), -1, device=tokens.device)  # which computed row is a token's
         self.blocks: list[torch.Tensor] = []
         self.whole: torch.Tensor | None = None
         if whole_pays(tokens.device, batch * self.count**2):
-            self.whole = self.times(self.unit)
+            self.whole = self.between(self.unit, torch.arange(self.count, device=tokens.device).expand(batch, -1))
 
-    def times(self, unit: torch.Tensor) -> torch.Tensor:
-        """Similarities of some ``(batch, rows, dim)`` with all; under autocast, too, they are of float32."""
+    def between(self, unit: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """The rows of the tokens at `index` ``(batch, rows)``, which are `unit`; under autocast, too, of float32."""
         with torch.autocast(unit.device.type, enabled=False):
-            return unit @ self.unit.transpose(1, 2)
+            similarity = unit @ self.unit.transpose(1, 2)
+        return (1 - similarity).scatter_(2, index[..., None], -torch.inf) if self.apart else similarity
 
     @property
     def known(self) -> torch.Tensor:
@@ -49,11 +52,11 @@ class CosineRows:
         """Computes the rows of the tokens with the largest `likely` ``(batch, tokens)`` of those not known.
 
         Returns:
-            Which these are ``(batch, rows)``, and their similarities ``(batch, rows, tokens)``.
+            Which these are ``(batch, rows)``, and their rows ``(batch, rows, tokens)``.
         """
         size = min(BLOCK, self.count)
         index = likely.masked_fill(self.known, -torch.inf).topk(size, dim=1).indices
-        rows = self.times(self.unit.gather(1, index[..., None].expand(-1, -1, self.unit.shape[-1])))
+        rows = self.between(self.unit.gather(1, index[..., None].expand(-1, -1, self.unit.shape[-1])), index)
         place = len(self.blocks) * BLOCK + torch.arange(size, device=index.device)
         self.slot.scatter_(1, index, place.expand_as(index))
         self.blocks.append(rows)

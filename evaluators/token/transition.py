@@ -19,10 +19,10 @@ def token_transition(x: torch.Tensor, y: torch.Tensor, valid: torch.Tensor) -> t
     Returns:
         ``(batch, length)`` float32, zero where not valid.
     """
-    x, y = x.float(), y.float()
+    x, y, absent = x.float(), y.float(), ~valid
     before, after = x.norm(dim=-1).clamp(min=1e-12), y.norm(dim=-1).clamp(min=1e-12)
-    turn = (1 - (x * y).sum(-1) / (before * after)).masked_fill(~valid, -torch.inf)
-    return (turn.softmax(-1) * after / before).masked_fill(~valid, 0.0)
+    turn = (1 - (x * y).sum(-1) / (before * after)).masked_fill(absent, -torch.inf)
+    return (turn.softmax(-1) * after / before).masked_fill(absent, 0.0)
 
 
 class TokenTransition(TokenEvaluator):

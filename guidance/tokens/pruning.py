@@ -231,17 +231,18 @@ class TokenPruning:
         """What stays of `tokens` ``(batch, tokens, dim)``, of each image for itself: `TokenContext.needed` and the best
         others. A score that is not finite counts as the lowest. Of an image of which no evaluator says anything, evenly
         spaced tokens stay."""
-        images = context.images
+        images, absent = context.images, ~context.valid
         scores = {}
         for name, evaluator in self.evaluators.items():
-            values = score(evaluator, tokens, context).masked_fill(~context.valid, 0.0)
-            bad = ~values.isfinite()
-            least = values.masked_fill(bad, torch.inf).amin(1, keepdim=True)
-            scores[name] = torch.where(bad, torch.where(least.isfinite(), least, 0.0), values)
+            values = score(evaluator, tokens, context).masked_fill(absent, 0.0)
+            finite = values.isfinite()
+            least = values.where(finite, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
+            scores[name] = values.where(finite, least)
         split = {name: images.split(values) for name, values in scores.items()}
         total, _ = combine(split, self.weights, by_share(images.valid))
-        even = images.split(UniformTokens()(tokens, context))
-        total = torch.where(total.any(1, keepdim=True), total, even)
+        told = total.any(1, keepdim=True)
+        if not bool(told.all()):
+            total = total.where(told, images.split(UniformTokens()(tokens, context)))
         left, keep, ranked, needed = images.valid, context.keep.flatten(), total, None
         if context.needed is not None:
             needed = images.split(context.needed)
@@ -258,12 +259,12 @@ class TokenPruning:
         if self.similar:
             drop = ((left.sum(1) - keep).float() * self.similar + 0.5).long()
             left = drop_similar(ranked, images.split(context.need("keys", "similar")()), left, drop)
-        spaced = (keep.float() * self.contextual + 0.5).long()
-        stays = top_k(ranked, left, keep - spaced)
+        spaced = (keep.float() * self.contextual + 0.5).long() if self.contextual else None
+        stays = top_k(ranked, left, keep if spaced is None else keep - spaced)
         if needed is not None:
             stays = stays | needed
         into = stays if self.merge else None
-        if self.contextual:
+        if spaced is not None:
             free = left & ~stays
             if context.patches is not None:
                 free = free & images.split(context.patches())

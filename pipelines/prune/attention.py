@@ -3,6 +3,7 @@
 No attention implementation is asked for its weights, so SDPA and FlashAttention stay in use.
 """
 
+import functools
 import inspect
 import sys
 
@@ -18,7 +19,7 @@ def compact(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The indices of the True entries of `mask` ``(batch, length)``, in order, padded: ``(batch, most)`` and which are
     real, ``(batch, most)`` bool."""
     most = int(mask.sum(1).max())
-    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :most]
     return order, mask.gather(1, order)
 
 
@@ -63,7 +64,7 @@ def turned(attention: SelfAttention, heads: torch.Tensor, rotary: tuple[torch.Te
     rotate = module.apply_rotary_pos_emb
     if "k" not in inspect.signature(rotate).parameters:  # Gemma 4
         return rotate(heads, *rotary)
-    return rotate(heads, heads, *rotary)[0]
+    return rotate(heads, heads[:, :0], *rotary)[0]  # no keys, which would be rotated for nothing
 
 
 def projected(
@@ -135,7 +136,7 @@ def attention_received(
     share = real.float() / real.sum(1, keepdim=True).clamp(min=1)
     softcap = getattr(attention, "attn_logit_softcapping", None)  # Gemma 2's
     sinks = getattr(attention, "sinks", None)  # of each head, which take part of the attention: GPT-OSS's
-    received = torch.zeros(len(q), q.shape[1] * q.shape[2], k.shape[-1], device=q.device)
+    received = []
     for asking, place, part in zip(q.split(CHUNK, -2), order.split(CHUNK, 1), share.split(CHUNK, 1), strict=True):
         weights = (asking @ k).flatten(1, 2).float() * attention.scaling
         if softcap is not None:
@@ -151,5 +152,5 @@ def attention_received(
         if unrotated:
             alone = spun.gather(1, place[..., None].expand(-1, -1, spun.shape[-1])) @ spun.transpose(1, 2)
             weights[..., past:] /= alone[:, None]
-        received = received + torch.einsum("bhqk,bq->bhk", weights, part)
-    return received
+        received.append(torch.einsum("bhqk,bq->bhk", weights, part))
+    return functools.reduce(torch.add, received)

@@ -1,15 +1,15 @@
 """What evaluators are told about the visual tokens inside a language model."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from evaluators.token.base import Embeddings, TokenContext
+from evaluators.token.base import TokenContext
 
-from .attention import attention_received, compact, projected, take
+from .attention import attention_received, projected, take
 from .masks import Staging
-from .prompt import last_true
 from .reader import EncoderReader
 from .run import Run, Stage
 
@@ -33,11 +33,9 @@ def token_context(
         reader: gives what the vision encoder knows, `None` where nobody asks.
     """
     assert run.prompt is not None
-    asked, visual, instruction, needed = run.prompt
-    layers = staging.model.layers
+    visual, layers = run.prompt.visual, staging.model.layers
     place, valid = run.candidates()
-    slots = run.chunk()
-    origin = slots.clamp(min=0).gather(1, place)  # in the chunk
+    origin, length = run.origin(place), states.shape[1]
 
     def before() -> torch.Tensor:
         if run.previous is None:
@@ -50,18 +48,13 @@ def token_context(
         cached = run.cache.layers[at] if run.cache is not None and at < len(run.cache.layers) else None
         keys = cached.keys if isinstance(cached, DynamicLayer) else None
         if previous and keys is not None:  # that layer has already cached this chunk
-            keys = keys[..., : -slots.shape[1], :]
+            keys = keys[..., :-length, :]
         stage = stage_of(at)
         received = attention_received(
             layers[at], asked, stage.rotary, queries, stage.valid, keys, unrotated, stage.allowed
         )
-        offset = stage.valid.shape[1] - slots.shape[1]
+        offset = stage.valid.shape[1] - length
         return received.gather(2, (place + offset)[:, None].expand(-1, received.shape[1], -1)) * valid[:, None]
-
-    def embeddings() -> Embeddings:
-        tokens, real = compact(visual)
-        words, spoken = compact(instruction)
-        return Embeddings(take(run.embeds, tokens), real, take(run.embeds, words), spoken)
 
     def keys() -> torch.Tensor:
         layer = layers[index]
@@ -74,6 +67,10 @@ def token_context(
         rotary = tuple(part.expand(len(given), -1, -1) for part in parts)
         return projected(layer.self_attn, layer.input_layernorm(given), rotary, "k").transpose(1, 2).flatten(2)
 
+    def accumulated(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(1, place).masked_fill(~valid, 0.0)
+
+    read = functools.cache(lambda: reader(visual)) if reader else None
     norm = getattr(staging.model, "norm", None)
     return TokenContext(
         layer=index,
@@ -83,18 +80,18 @@ def token_context(
         states=states,
         place=place,
         image=run.image_at(place),
-        needed=needed.gather(1, origin) & valid,
-        instruction=run.at_slots(instruction),
-        last=last_true(run.at_slots(asked)),
-        embeddings=embeddings,
+        needed=run.prompt.needed.gather(1, origin) & valid,
+        instruction=run.at_slots(run.prompt.instruction),
+        last=run.at_slots(run.prompt.last),
+        embeddings=lambda: run.embeddings,
         frames=run.frames,
-        accumulated=run.accumulated,
+        accumulated={name: accumulated(values) for name, values in run.accumulated.items()},
         attention=attention,
         keys=keys,
         rotated_keys=rotated_keys,
         read_out=(lambda: norm(states)) if norm is not None else None,
-        encoder_attention=(lambda: reader(visual).attention.gather(1, origin) * valid) if reader else None,
-        encoder_keys=(lambda: take(reader(visual).keys, origin)) if reader else None,
-        encoder_states=(lambda: take(reader(visual).states, origin)) if reader and reader.projects else None,
-        patches=(lambda: reader(visual).patches.gather(1, origin) & valid) if reader else None,
+        encoder_attention=(lambda: read().attention.gather(1, origin) * valid) if read else None,
+        encoder_keys=(lambda: take(read().keys, origin)) if read else None,
+        encoder_states=(lambda: take(read().states, origin)) if read and reader and reader.projects else None,
+        patches=(lambda: read().patches.gather(1, origin) & valid) if read else None,
     )

@@ -17,7 +17,7 @@ from torch import nn
 from evaluators.token.base import LayerObserver, observes
 from guidance.tokens.pruning import TokenPruning
 
-from .attention import compact, take
+from .attention import take
 from .cache import adopt, cache_of, check_cache, file_kept, kept_in
 from .context import token_context
 from .hooks import Hooks
@@ -187,12 +187,11 @@ class DecoderPruner:
                 return
             x = args[0] if args else kwargs["hidden_states"]
             y = (output[0] if isinstance(output, tuple) else output).view(x.shape)  # Llama 4's experts make it flat
-            asked, (index, valid) = run.deciding(), run.candidates()
             for evaluator in watching:
                 with torch.no_grad():  # checkpointed layers run again, and then nobody looks
-                    values = evaluator.observe(x, y, asked.to(x.device)).to(run.real.device)
-                values = values.gather(1, index).masked_fill(~valid, 0.0)
-                run.accumulated[evaluator.name] = run.accumulated.get(evaluator.name, 0.0) + values
+                    values = evaluator.observe(x, y, run.deciding().to(x.device)).to(run.real.device)
+                before = run.accumulated.get(evaluator.name)
+                run.accumulated[evaluator.name] = values if before is None else before + values
 
         return hook
 
@@ -220,7 +219,7 @@ class DecoderPruner:
             changed = {"attention_mask": stage.mask, "position_embeddings": stage.rotary, "position_ids": None}
             changed |= self.of_each_token(run, kwargs)
             if args:  # Gemma 4 has an input of every layer behind the states
-                left = [take(a, run.chunk().clamp(min=0)) if isinstance(a, torch.Tensor) else a for a in args[1:]]
+                left = [run.states_of(a) if isinstance(a, torch.Tensor) else a for a in args[1:]]
                 return (states, *left), {**kwargs, **changed}
             return args, {**kwargs, **changed, "hidden_states": states}
 
@@ -232,7 +231,7 @@ class DecoderPruner:
         named = {n: v for n, v in kwargs.items() if isinstance(v, torch.Tensor) and v.shape == shape and n not in own}
         if self.staging.scaled:
             named["position_ids"] = kwargs["position_ids"].expand(shape)
-        return {name: values.gather(1, run.chunk().clamp(min=0)) for name, values in named.items()}
+        return {name: run.at_slots(values) for name, values in named.items()}
 
     def add_deepstack(self, stock: Callable, states: torch.Tensor, visual: torch.Tensor, added: torch.Tensor) -> Any:
         """Qwen3-VL adds rows to its visual tokens between layers: `added` ``(visual tokens, dim)`` to those left."""
@@ -241,7 +240,7 @@ class DecoderPruner:
             return stock(states, visual, added)
         everywhere = added.new_zeros(*visual.shape, added.shape[-1]).masked_scatter(visual[..., None], added)
         left = run.at_slots(visual)
-        return stock(states, left, take(everywhere, run.slots.clamp(min=0))[left])
+        return stock(states, left, run.states_of(everywhere)[left])
 
     # ------------------------------------------------------------------------------------- what the hooks need
 
@@ -251,9 +250,8 @@ class DecoderPruner:
         assert run.prompt is not None and last is not None
         visual = run.prompt.visual
         place, valid = run.candidates()
-        assert run.image is not None
-        total, present = run.per_image(visual, run.image), run.per_image(valid, run.image_at(place))
-        keep = self.pruning.count(index, total, present)
+        present = run.per_image(valid, run.image_at(place))
+        keep = self.pruning.count(index, run.total, present)
         if bool((keep == present).all()):
             return states
         tokens = take(states, place)
@@ -273,19 +271,16 @@ class DecoderPruner:
             taken_up = torch.where(valid.to(taken_up.device)[..., None], taken_up, tokens)
             states = states.scatter(1, place.to(states.device)[..., None].expand_as(taken_up), taken_up)
 
-        slots = run.chunk()
-        alive = run.present()
-        dropped = torch.zeros_like(alive).scatter_(1, place, valid & ~stays)
-        alive &= ~dropped
+        dropped = valid.new_zeros(states.shape[:2]).scatter_(1, place, valid & ~stays)
+        alive = run.present() & ~dropped
         length = int(alive.sum(1).max())
         order = alive.to(torch.uint8).argsort(dim=1, stable=True)[:, -length:]  # empty slots first: left padding
-        run.slots = torch.where(alive.gather(1, order), slots.gather(1, order), -1)
-        survivors, _ = compact(stays)
-        run.accumulated = {name: values.gather(1, survivors) for name, values in run.accumulated.items()}
-        run.places, run.asked, run.stages = None, None, []
+        slots = run.origin(order).where(alive.gather(1, order), -1)
+        run.leave(slots)
+        run.accumulated = {name: values.gather(1, order) for name, values in run.accumulated.items()}
 
         marks = torch.zeros(visual.shape[0], run.length + 1, dtype=torch.bool, device=slots.device)
-        marks.scatter_(1, run.slots.where(run.slots >= 0, run.length), True)
+        marks.scatter_(1, slots.masked_fill(slots < 0, run.length), True)
         last.kept[index] = visual & marks[:, :-1]
         last.decisions[index] = decision
         return take(states, order)

@@ -124,12 +124,11 @@ class Staging:
             return stage
         slots = run.chunk()
         batch, length = slots.shape
-        if past is None:
-            past_slots = torch.arange(run.seen, device=slots.device).expand(batch, -1)
-        else:
-            past_slots = past.to(slots.device)
-        kept = torch.cat([past_slots, torch.where(slots < 0, -1, slots + run.seen)], 1)
-        valid = run.real.gather(1, kept.clamp(min=0)) & (kept >= 0)
+        kept, valid = slots, run.present()
+        if run.seen:
+            before = torch.arange(run.seen, device=slots.device).expand(batch, -1) if past is None else past
+            kept = torch.cat([before.to(slots.device), torch.where(slots < 0, -1, slots + run.seen)], 1)
+            valid = run.real.gather(1, kept.clamp(min=0)) & (kept >= 0)
         config, offset = self.model.config, kept.shape[1] - length
         sees, causal = causal_mask_function, True
         if whole_mask(given):
@@ -157,7 +156,7 @@ class Staging:
             positions = kwargs["position_ids"].expand(batch, -1).gather(1, slots.clamp(min=0)) - gone[:, -length:]
             rotary = self.model.rotary_emb(states, positions.clamp(min=0))
         elif run.slots is not None:
-            left = [take(part.expand(batch, -1, -1), slots.clamp(min=0)) for part in parts_of(whole)]
+            left = [run.states_of(part.expand(batch, -1, -1)) for part in parts_of(whole)]
             rotary = tuple(left) if isinstance(whole, tuple) else left[0]
         return run.add_stage(Stage(source, kept, valid, mask, rotary, None if causal else as_allowed(mask)))
 

@@ -44,8 +44,8 @@ class Calls(threading.local):
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:
     """The last True entry of each row of `mask` ``(batch, length)``, likewise; none in a row without any."""
-    position = torch.arange(mask.shape[1], device=mask.device)
-    return mask & (position == torch.where(mask, position, -1).amax(1, keepdim=True))
+    count = mask.cumsum(1)
+    return mask & (count == count[:, -1:])
 
 
 def after_last(visual: torch.Tensor) -> torch.Tensor:
@@ -168,8 +168,9 @@ class PromptReader:
         else:
             instruction = asked.to(real.device).bool() & prompt & ~visual
             prompt = prompt & (visual | instruction).flip(1).cummax(1).values.flip(1)
-        needed = visual & (last_true(real) | last_true(prompt) | counted)
-        return Prompt(prompt, visual, instruction, needed)
+        last = last_true(prompt)
+        needed = visual & (last_true(real) | last | counted)
+        return Prompt(prompt, visual, instruction, needed, last)
 
 
 def prompt_length(args: tuple, kwargs: Mapping[str, Any]) -> int:

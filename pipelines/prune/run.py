@@ -1,5 +1,6 @@
 """What the hooks of one pruned forward share, and what is kept of it."""
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers.cache_utils import Cache
 
-from evaluators.token.base import Frames
+from evaluators.token.base import Embeddings, Frames
 from guidance.tokens.pruning import Decision
 
-from .attention import compact
+from .attention import compact, take
 
 
 @dataclass
@@ -42,12 +43,14 @@ class Prompt(NamedTuple):
         visual: its visual tokens.
         instruction: what is asked about them.
         needed: visual tokens that the model reads out from, which must stay.
+        last: the last of `tokens`.
     """
 
     tokens: torch.Tensor
     visual: torch.Tensor
     instruction: torch.Tensor
     needed: torch.Tensor
+    last: torch.Tensor
 
 
 @dataclass
@@ -62,10 +65,11 @@ class Run:
         image, images: ``(batch, length)``, of which image of its row a visual token is, and how many a row has at most.
         frames: finds `TokenContext.frames`.
         slots: ``(batch, n)``, the index in the chunk of what each state is, -1 for an empty one; `None` until pruned.
+        index, empty: `slots` where an empty one has index 0, and which are empty.
         unpadded: whether all of `real` is True; `None` until asked.
         places: what `candidates` found; `None` until asked.
         asked: what `deciding` found; `None` until asked.
-        accumulated: see `TokenContext`.
+        accumulated: by evaluator name, see `TokenContext`, of the present states ``(batch, n)``.
         stages: of the layers since the last pruning.
         kept: by layer index, `PrunedLayer.kept` after this forward.
         previous: states and named arguments that the previous layer was given, kept where they are asked for.
@@ -80,6 +84,8 @@ class Run:
     images: int = 1
     frames: Callable[[], Frames] | None = None
     slots: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+    empty: torch.Tensor | None = None
     unpadded: bool | None = None
     places: tuple[torch.Tensor, torch.Tensor] | None = None
     asked: torch.Tensor | None = None
@@ -97,16 +103,47 @@ class Run:
         self.stages.append(stage)
         return stage
 
+    @functools.cached_property
+    def total(self) -> torch.Tensor:
+        """How many visual tokens each image has, ``(batch, images)``."""
+        assert self.prompt is not None
+        return self.per_image(self.prompt.visual, self.image)
+
+    @functools.cached_property
+    def embeddings(self) -> Embeddings:
+        """See `TokenContext.embeddings`."""
+        assert self.prompt is not None
+        tokens, real = compact(self.prompt.visual)
+        words, spoken = compact(self.prompt.instruction)
+        return Embeddings(take(self.embeds, tokens), real, take(self.embeds, words), spoken)
+
+    @functools.cached_property
+    def whole(self) -> torch.Tensor:
+        """`slots` where nothing was pruned."""
+        return torch.arange(self.length, device=self.real.device).expand(self.real.shape[0], -1)
+
     def chunk(self) -> torch.Tensor:
         """`slots`, also where nothing was pruned."""
-        if self.slots is not None:
-            return self.slots
-        return torch.arange(self.length, device=self.real.device).expand(self.real.shape[0], -1)
+        return self.whole if self.slots is None else self.slots
+
+    def leave(self, slots: torch.Tensor) -> None:
+        """From now on these are `slots`, and nothing is known of them."""
+        self.slots, self.index, self.empty = slots, slots.clamp(min=0), slots < 0
+        self.places, self.asked, self.stages = None, None, []
 
     def at_slots(self, values: torch.Tensor) -> torch.Tensor:
         """Chunk values ``(batch, length)`` at the present states ``(batch, n)``; zero or False at empty ones."""
-        slots = self.chunk()
-        return values.gather(1, slots.clamp(min=0)).masked_fill(slots < 0, 0)
+        if self.index is None or self.empty is None:
+            return values
+        return values.gather(1, self.index).masked_fill(self.empty, 0)
+
+    def states_of(self, values: torch.Tensor) -> torch.Tensor:
+        """Chunk values ``(batch, length, any)`` at the present states; any at empty ones."""
+        return values if self.index is None else take(values, self.index)
+
+    def origin(self, place: torch.Tensor) -> torch.Tensor:
+        """Where in the chunk the states at `place` ``(batch, any)`` were, likewise."""
+        return place if self.index is None else self.index.gather(1, place)
 
     def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices of the visual states among the present ones and which are real, both ``(batch, tokens)``."""
@@ -122,13 +159,14 @@ class Run:
             self.asked = self.at_slots(self.prompt.tokens)
         return self.asked
 
-    def image_at(self, place: torch.Tensor) -> torch.Tensor:
-        """`image` of the states at `place` ``(batch, tokens)``, likewise."""
-        assert self.image is not None
-        return self.image.gather(1, self.chunk().gather(1, place).clamp(min=0))
+    def image_at(self, place: torch.Tensor) -> torch.Tensor | None:
+        """`image` of the states at `place` ``(batch, tokens)``, likewise; `None` where no row has several."""
+        return self.image.gather(1, self.origin(place)) if self.image is not None and self.images > 1 else None
 
-    def per_image(self, tokens: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def per_image(self, tokens: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """How many of `tokens` ``(batch, any)`` bool each image has, ``(batch, images)``."""
+        if image is None or self.images == 1:
+            return tokens.sum(1, keepdim=True)
         counts = torch.zeros(len(tokens), self.images, dtype=torch.long, device=tokens.device)
         return counts.scatter_add(1, image, tokens.long())
 
