@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +58,37 @@ BATCH = 32
 
 def judges() -> dict[str, Any]:
     """The judges of pictures, by name."""
-    vqa = VQAScore.from_pretrained(tinyworld.WEIGHTS / "lvlm", questions_about)
+    vqa = VQAScore.from_pretrained(tinyworld.WEIGHTS / "lvlm", questions_about, read_once=True)
     return {"vqa": vqa, "ocr": OCRScore()}
 
 
-def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Method, list[Any], float | None]]:
-    """Name to the method, the evaluators that keep the best of its pictures, and the share of the visual tokens that
-    the vision-language model sees (`None` for all)."""
+@dataclass(frozen=True)
+class Row:
+    """A method, the evaluators that keep the best of its pictures, the share of the visual tokens that the
+    vision-language model sees (`None` for all), and who chooses among finished ones in their place."""
+
+    method: Method
+    evaluators: list[Any]
+    keep: float | None = None
+    final: list[Any] | None = None
+
+
+def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, Row]:
+    """What is compared, by name."""
     search: GreedySearch = pipe.guidance
     panel = list(search.evaluators.values())
     own = ANCESTRAL | {"guidance_scale": SCALE}
     half = {"n": 2, "best": True, "steps": STEPS // 2, "options": ANCESTRAL}
-    table: dict[str, tuple[Method, list[Any], float | None]] = {
-        "static": (Method(Static(SCALE), options=ANCESTRAL), panel, None),
-        "noise_search": (Method(noise_search(search), options=own), panel, None),
+    table = {
+        "static": Row(Method(Static(SCALE), options=ANCESTRAL), panel),
+        "noise_search": Row(Method(noise_search(search), options=own), panel),
     }
     for label, evaluators in (("panel", panel), ("vqa", [made["vqa"]]), ("panel+vqa", [*panel, made["vqa"]])):
         weights = search.weights if label != "vqa" else None
-        table[f"search:{label}"] = (Method(GreedySearch(evaluators, search.scales, weights), options=own), panel, None)
+        table[f"search:{label}"] = Row(Method(GreedySearch(evaluators, search.scales, weights), options=own), panel)
         if label != "vqa":  # draws of the noise are told apart by those that read latents alone, scales by all
             both = NoiseSearch(evaluators, search.scales, NOISES, weights)
-            table[f"noise_search_scales:{label}"] = (Method(both, options=own), panel, None)
+            table[f"noise_search_scales:{label}"] = Row(Method(both, options=own), panel)
     for label, evaluators, keep in (
         ("panel", panel, None),
         ("vqa", [made["vqa"]], None),
@@ -85,28 +96,31 @@ def methods(pipe: TinyWorldPipeline, made: dict[str, Any]) -> dict[str, tuple[Me
         ("ocr", [made["ocr"]], None),
         ("panel+vqa", [*panel, made["vqa"]], None),
     ):
-        table[f"best_of_2:{label}"] = (Method(Static(SCALE), **half), evaluators, keep)
+        table[f"best_of_2:{label}"] = Row(Method(Static(SCALE), **half), evaluators, keep)
     for label, evaluators in (("panel", panel), ("vqa", [made["vqa"]])):
         kept = Method(noise_search(search), options=own, n=2, best=True, steps=STEPS // 2)
-        table[f"noise_search_best_of_2:{label}"] = (kept, evaluators, None)
+        table[f"noise_search_best_of_2:{label}"] = Row(kept, evaluators)
     each = {**HALVING, "best": True, "steps": steps_within(**HALVING, asked=STEPS)}
     scales = NoiseSearch(panel, search.scales, NOISES, search.weights)
-    for label, evaluators, keep in (
-        ("panel", panel, None),
-        ("vqa", [made["vqa"]], None),
-        ("vqa_pruned", [made["vqa"]], KEEP),
+    vqa: list[Any] = [made["vqa"]]
+    for label, *who in (
+        ("panel", panel),
+        ("vqa", vqa),
+        ("vqa_pruned", vqa, KEEP),
+        ("panel_then_vqa_pruned", panel, KEEP, vqa),
     ):
         for name, guidance in (
             ("halving", Static(SCALE)),
             ("noise_search_halving", noise_search(search)),
             ("noise_search_scales_halving", scales),
         ):
-            table[f"{name}_{HALVING['n']}:{label}"] = (Method(guidance, options=own, **each), evaluators, keep)
+            table[f"{name}_{HALVING['n']}:{label}"] = Row(Method(guidance, options=own, **each), *who)
         # Twice the passes.
         whole, long = half | {"steps": STEPS}, each | {"steps": steps_within(**HALVING, asked=2 * STEPS)}
-        table[f"best_of_2_whole:{label}"] = (Method(Static(SCALE), **whole), evaluators, keep)
+        if "then" not in label:
+            table[f"best_of_2_whole:{label}"] = Row(Method(Static(SCALE), **whole), *who)
         name = f"noise_search_scales_halving_{HALVING['n']}_long:{label}"
-        table[name] = (Method(scales, options=own, **long), evaluators, keep)
+        table[name] = Row(Method(scales, options=own, **long), *who)
     return table
 
 
@@ -139,14 +153,14 @@ def measure(
     categories = [parse_caption(text).category for text, _ in drawn]
     about = {"commit": code, "hardware": hardware(), "prompts": len(prompts), "seeds": seeds, "steps": STEPS}
     rows = dict(kept.get("methods", {}))
-    for name, (method, evaluators, keep) in table.items():
+    for name, row in table.items():
         if name in rows or (only is not None and name not in ("static", *only)):
             continue
         start, parts = time.monotonic(), []
-        pruned = contextlib.nullcontext() if keep is None else prune(made["vqa"].model, "visionzip", keep=keep)
-        with pruned:
-            for first in range(0, len(drawn), BATCH // method.n):
-                parts.append(make(pipe, method, drawn[first : first + BATCH // method.n], evaluators))
+        whole, batch = row.keep is None, BATCH // row.method.n
+        with contextlib.nullcontext() if whole else prune(made["vqa"].model, "visionzip", keep=row.keep):
+            for first in range(0, len(drawn), batch):
+                parts.append(make(pipe, row.method, drawn[first : first + batch], row.evaluators, row.final))
         found = {key: np.concatenate([part[key] for part in parts]) for key in ("correct", "score", "images", "nfe")}
         rows[name] = {
             "accuracy": round(float(found["correct"].mean()), 4),
@@ -179,7 +193,9 @@ def compare(rows: dict[str, dict[str, Any]], seeds: int = 1) -> None:
         if name in scores and "static" in scores:  # which a report of before has not
             row["win_rate"] = win_rate(scores[name], scores["static"])
         method, _, judge = name.partition(":")
-        rival = f"best_of_2_whole:{judge}" if method.endswith("_long") else f"{method}:panel"
+        rival = f"{method}:panel"
+        if method.endswith("_long"):
+            rival = f"best_of_2_whole:{judge.removeprefix('panel_then_')}"
         if rival in rows and rival != name:
             row["minus_rival"] = {"of": rival} | paired_bootstrap(right[name] - right[rival])
         if "distance" in row:

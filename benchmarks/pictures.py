@@ -92,9 +92,11 @@ def make(
     method: Method,
     rows: Sequence[tuple[str, int]],
     evaluators: Sequence[Evaluator] | None = None,
+    final: Sequence[Evaluator] | None = None,
 ) -> dict[str, np.ndarray]:
     """One batch of `run`: prompts and the seeds of their noise. The first of a method's n images has the noise that
-    those of other methods have. `evaluators` keep the best of them, by default those of the pipeline's search."""
+    those of other methods have. `evaluators` keep the best of them, by default those of the pipeline's search; where
+    pictures are dropped on the way, `final` choose among finished ones in their place."""
     search: GreedySearch = pipe.guidance
     panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
     weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}
@@ -113,7 +115,8 @@ def make(
         latents, scales, nfe, timesteps = sampled.latents, sampled.scale, model.passes, model.timesteps.tolist()
     else:
         if method.best:
-            keep = partial(successive_halving, rungs=method.rungs) if dropped else best_of
+            halve = partial(successive_halving, rungs=method.rungs, final_evaluators=final)
+            keep = halve if dropped else best_of
             best = keep(pipe, texts, n, panel, weights, **call)
             latents, kept = best.images, kept + best.chosen
         else:

@@ -21,6 +21,7 @@ class Several:
             pictures.
         together: whether all of a prompt make the steps that are asked for together; else each does.
         own_scale: the pipeline's, at which draws of noise are compared.
+        final_evaluators: who chooses among finished ones in their place, as of `successive_halving`.
     """
 
     guidance: Any
@@ -30,6 +31,7 @@ class Several:
     rungs: Sequence[float] = ()
     together: bool = False
     own_scale: float = GUIDANCE_SCALE
+    final_evaluators: Sequence[Any] | None = None
 
     def steps(self, asked: int) -> int:
         """The steps of each, of those that are `asked` for."""
@@ -38,11 +40,18 @@ class Several:
         return steps_within(self.n, self.rungs, asked) if self.together else asked
 
     @classmethod
-    def halved(cls, guidance: Any, own_scale: float, evaluators: Sequence[Any], weights: Any = None) -> "Several":
-        """Four, of which two are dropped early and one at the end, in the passes of one whole picture."""
+    def halved(cls, guidance: Any, own_scale: float, evaluators: Sequence[Any], **who: Any) -> "Several":
+        """Four, of which two are dropped early and one at the end, in the passes of one whole picture; `who` are
+        ``weights`` and ``final_evaluators``."""
         from pipelines.successive_halving import HALVING
 
-        return cls(guidance, evaluators, weights, **HALVING, together=True, own_scale=own_scale)
+        who = {"weights": None} | who
+        return cls(guidance, evaluators, **who, **HALVING, together=True, own_scale=own_scale)
+
+    @property
+    def kept_by(self) -> list[Any]:
+        """Who has the last word."""
+        return list(self.final_evaluators or self.evaluators)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +86,8 @@ def denoise(pipe: Any, guidance: Any, prompts: list[str], seeds: list[int], step
     from pipelines import best_of, successive_halving
 
     several, found = guidance, []
-    make: Callable = partial(successive_halving, rungs=several.rungs) if several.rungs else best_of
+    halve = partial(successive_halving, rungs=several.rungs, final_evaluators=several.final_evaluators)
+    make: Callable = halve if several.rungs else best_of
 
     def keep_one(prompts: list[str], **call: Any) -> Any:
         found.append(make(pipe, prompts, several.n, several.evaluators, several.weights, **call))

@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     if isinstance(guidance, Several):
         settings |= {"best_of": guidance.n, "rungs": list(guidance.rungs)}
-        settings |= {"kept_by": [evaluator.name for evaluator in guidance.evaluators]}
+        settings |= {"kept_by": [evaluator.name for evaluator in guidance.kept_by]}
     together = max(1, args.batch_size // rows_of(guidance))
     jobs = [(prompt, args.seed + i) for prompt in args.prompt for i in range(args.num_images)]
     if said := cut.warning(pipe, args.prompt):

@@ -20,7 +20,9 @@ def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
         # Where none can, scales are searched only if asked for: judges of pictures are slow.
         alone = search if args.scales else Static(scale)
         each = NoiseSearch(panel, scales, weights=search.weights) if noisy else alone
-        return Several.halved(each, scale, *keepers(search, args))
+        embedded = args.model is None and not args.evaluators
+        final = [embedded_keeper(args.device)] if embedded else None
+        return Several.halved(each, scale, panel, weights=search.weights, final_evaluators=final)
     if name == "budget":
         return Budget(search, *map(float, values))
     if name == "noise":
@@ -29,16 +31,8 @@ def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
     return search
 
 
-def keepers(search: Any, args: argparse.Namespace) -> tuple[list[Any], Any]:
-    """Who drops pictures in halving, with weights: those of the search, or of the embedded model, unless evaluators are
-    named, its vision-language model."""
-    if args.model is None and not args.evaluators:
-        return [embedded_keeper(args.device)], None
-    return list(search.evaluators.values()), search.weights
-
-
 def embedded_keeper(device: Any) -> Any:
-    """The embedded vision-language model, which looks at previews."""
+    """The embedded vision-language model, which chooses among finished pictures."""
     from tinyworld.asking import embedded_judge
 
     return embedded_judge().to(device)

@@ -55,6 +55,7 @@ def successive_halving(
     weights: Mapping[str, float] | None = None,
     rungs: Sequence[float] = (0.25, 0.5),
     preview: str | Preview = "vae",
+    final_evaluators: Sequence[Evaluator | Callable] | None = None,
     **kwargs: Any,
 ) -> BestOf:
     """Begins `n` images of each prompt and drops the worse half of them at each rung; of those that are finished the
@@ -79,6 +80,8 @@ def successive_halving(
             images that are left, and at the end of finished ones, as by `best_of`, where more than one is left.
         rungs: after which share of the steps to drop, rising, in (0, 1). Half of an odd number is rounded up.
         preview: as of `guide`.
+        final_evaluators: who chooses among those that are finished, all of them as loud; by default `evaluators`. A
+            slow judge of pictures sees few of them there, and they are whole.
         kwargs: everything else that `pipe` takes.
 
     Returns:
@@ -86,13 +89,16 @@ def successive_halving(
         be compared with.
 
     Raises:
-        ValueError: as `best_of`, or `rungs` are others than is said here.
+        ValueError: as `best_of`, or `rungs` are others than is said here, or `final_evaluators` is empty.
     """
     prompts, panel = check_arguments(prompt, n, evaluators, weights, kwargs)
     rungs = tuple(rungs)
     if not all(0 < rung < 1 for rung in rungs) or sorted(set(rungs)) != list(rungs):
         raise ValueError(f"`rungs` must rise and be above 0 and below 1, got {list(rungs)}.")
-    race = Race(pipe, panel, prompts, n, rungs, preview)
+    if final_evaluators is not None and not len(final_evaluators):
+        raise ValueError("`final_evaluators` is empty: leave it out, or name at least one.")
+    last = panel if final_evaluators is None else Panel(final_evaluators)
+    race = Race(pipe, (panel, last), prompts, n, rungs, preview)
     undo = [patch(module, "forward", partial(race.forward, module)) for module in denoisers(pipe)]
     undo.append(patch(cast(Any, pipe).scheduler, "step", race.step))
     try:
@@ -108,16 +114,25 @@ def successive_halving(
 class Race:
     """One call of a pipeline, some of whose rows are dropped on the way.
 
+    Args:
+        panels: who drops at the rungs, and who chooses at the end.
+
     Attributes:
         left: the images of each prompt that are left, their places among its n ``(prompts, left)``.
         rows: of the denoiser, that ran so far.
     """
 
     def __init__(
-        self, pipe: Any, panel: Panel, prompts: list[str], n: int, rungs: tuple[float, ...], preview: str | Preview
+        self,
+        pipe: Any,
+        panels: tuple[Panel, Panel],
+        prompts: list[str],
+        n: int,
+        rungs: tuple[float, ...],
+        preview: str | Preview,
     ) -> None:
-        self.pipe, self.panel, self.prompts, self.n, self.rungs = pipe, panel, prompts, n, rungs
-        self.preview = preview
+        self.pipe, self.prompts, self.n, self.rungs, self.preview = pipe, prompts, n, rungs, preview
+        self.panel, self.last = panels
         self.left = torch.arange(n).expand(len(prompts), n)
         self.rows = 0
         self.alone = True  # whether the denoiser returns nothing besides its prediction
@@ -166,7 +181,8 @@ class Race:
         known = known_to(frame, pipe) if frame else {}
         unpack = partial(host_of(pipe).unpack, pipe, known)
         if self.final is None:
-            self.panel.check(unpack(latents), [p for p in self.prompts for _ in range(self.n)])
+            for panel in {id(panel): panel for panel in (self.panel, self.last)}.values():
+                panel.check(unpack(latents), [p for p in self.prompts for _ in range(self.n)])
         self.final = unpack(latents)
         done = self.clock.index - self.clock.start_index + 1
         total = len(self.clock.timesteps) - self.clock.start_index
@@ -215,6 +231,6 @@ class Race:
             return self.left[:, 0], nothing
         final = self.those_left(cast(torch.Tensor, self.final).float())
         show = lambda space: self.shown(final) if space == "pixels" else final  # noqa: E731
-        scores = self.panel.ask(show, lambda space: 0.0, self.prompts, 0.0)[0].cpu()
+        scores = self.last.ask(show, lambda space: 0.0, self.prompts, 0.0)[0].cpu()
         chosen = self.left.gather(1, preferred(scores)[:, None])[:, 0]
         return chosen, nothing.scatter(1, self.left, scores)

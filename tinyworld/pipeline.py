@@ -13,7 +13,7 @@ from pipelines import DynamicGuidanceStableDiffusionPipeline
 from . import WEIGHTS
 
 PANEL = ("clip", "discriminator", "reward")
-SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
+SCALES = (1.5, 3.0, 4.5)
 SCALE = 3.0  # the best static one
 WEIGHT = {"discriminator": 0.25}  # it tells this model's latents from real ones by texture, which no scale mends
 

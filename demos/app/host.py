@@ -34,7 +34,7 @@ class Host:
     default: the search to start from; its evaluators are those there are.
     embedded: whether `pipe` is the package's own model.
     model: its name, for what is written into pictures.
-    judges: who drops pictures in halving; empty for the evaluators of the search.
+    judges: who chooses among finished pictures in halving; empty for the evaluators of the search.
     """
 
     pipe: Any

@@ -32,7 +32,7 @@ METHODS = {
     "noise": Method("Noise", "they choose among draws of the sampler's noise, at the static scale", draws=True),
     "halving": Method(
         "Halving",
-        "four are begun by a search over noise, then scale; judges drop three, no more passes",
+        "four are begun by a search over noise, then scale; two are dropped early, one at the end",
         draws=True,
     ),
     "best": Method(
@@ -79,5 +79,6 @@ def guidance_of(
         scales = settings.scales if name == "halving" else (settings.static,)
         guidance = NoiseSearch(panel, scales, settings.draws, weights, every=settings.every)
     if name == "halving":
-        return Several.halved(guidance, settings.static, judges or panel, None if judges else weights)
+        final = list(judges) or None
+        return Several.halved(guidance, settings.static, panel, weights=weights, final_evaluators=final)
     return Several(guidance, panel, weights, BEST_OF) if name == "best" else guidance

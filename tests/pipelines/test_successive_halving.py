@@ -33,6 +33,30 @@ def spied(seen, space):
     return FunctionEvaluator(spy, "spy", space)
 
 
+def test_others_choose_among_the_finished(stock):
+    """The brighter half goes on, and of it the darker one is kept, by a judge of pictures that sees no others."""
+    pipe, early, late = stock("sd"), [], []
+
+    def darkness(candidates, context):
+        late.append((candidates.shape[:2], context.noise_level))
+        return -brightness(candidates, context)
+
+    last = FunctionEvaluator(darkness, "darkness", "pixels")
+    call = options("sd") | {"output_type": "np", "rungs": (0.25,)}
+    made = successive_halving(pipe, PROMPTS, N, [spied(early, "noisy")], final_evaluators=[last], **call)
+    seen = [shape for shape, _ in late if shape == (2, 2)]
+    assert len(seen) == 1 and late[-1] == ((2, 2), 0.0)
+    (rung,) = [candidates for candidates, _ in early if candidates.shape[:2] == (2, 4)]
+    left = brightness(rung, None).argsort(1, descending=True)[:, :2].sort(1).values
+    by_first = successive_halving(pipe, PROMPTS, N, [spied([], "noisy")], **call)
+    for row in range(2):
+        scores = made.scores[row, left[row]]
+        assert made.chosen[row] == left[row][scores.argmax()] and made.chosen[row] in left[row]
+    assert made.nfe == by_first.nfe
+    with pytest.raises(ValueError, match="`final_evaluators` is empty"):
+        successive_halving(pipe, PROMPTS, N, [brightness], final_evaluators=[], **call)
+
+
 @pytest.mark.parametrize("space", ["noisy", "denoised", "pixels"])
 @pytest.mark.parametrize("host", ["sd", "sd3", "flux"])
 def test_as_by_hand(stock, host, space):

@@ -79,7 +79,7 @@ def test_methods_are_what_they_are_called(host):
     panel = list(host.default.evaluators.values())
     assert isinstance(made["halving"], Several) and list(made["halving"].evaluators) == panel
     judged = guidance_of("halving", one, host.default.evaluators, (panel[0],))
-    assert list(judged.evaluators) == panel[:1] and judged.weights is None
+    assert (list(judged.evaluators), judged.kept_by, judged.weights) == (panel, panel[:1], one.panel)
 
 
 def test_judges_of_pictures_cannot_tell_draws_apart(host):
