@@ -1,3 +1,3 @@
-from embedded import embedded, weights
+from embedded import weights
 
-__all__ = ["embedded", "weights"]
+__all__ = ["weights"]

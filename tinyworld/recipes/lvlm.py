@@ -33,7 +33,6 @@ from ..questions import KINDS, Question, ask, kinds_of, quiz
 from ..scenes import SIZE, Scene, make_scene
 from .lessons import IGNORE, VIEW, Lens, patch_targets, word_targets
 from .processor import PATCH, build_processor
-from .redraw import Redrawn
 
 QUESTIONS = 12  # for each image
 TOKENS = (SIZE // PATCH) ** 2  # of an image
@@ -139,17 +138,13 @@ def questions_about(scene: Scene, n: int, rng: np.random.Generator, gray: bool =
     return asked
 
 
-def batch_of(
-    processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS, redrawn: Redrawn | None = None
-) -> dict[str, torch.Tensor]:
+def batch_of(processor: LlavaProcessor, first: int, n: int, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
     """Pictures `first` … `first + n - 1` of the train split with `questions` questions each, for `Learner`."""
     rngs = [np.random.default_rng((seed, 31)) for seed in range(first, first + n)]
     scenes = []
     for seed, rng in enumerate(rngs, first):
         category = str(rng.choice(list(CATEGORY_SHARES), p=list(CATEGORY_SHARES.values())))
-        clutter = rng.random() < CLUTTER  # which the text-to-image model does not paint
-        scene = make_clutter(seed) if clutter else make_scene(seed, category=category)
-        scenes.append(scene if clutter or redrawn is None else redrawn.among(scene, rng))
+        scenes.append(make_clutter(seed) if rng.random() < CLUTTER else make_scene(seed, category=category))
     gray = np.array([rng.random() < GRAY for rng in rngs])
     images = np.stack([scene.image for scene in scenes])
     images[gray] = (images[gray] @ LUMA)[..., None].round().astype(np.uint8)
@@ -260,17 +255,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_arguments(parser, batch_size=16, lr=1e-3, minutes=60)
     parser.add_argument("--init", type=Path, help="folder of a model to train further")
-    parser.add_argument("--redrawn", type=Path, help="pictures by the text-to-image model, too: a folder of `redraw`")
     parser.add_argument(
         "--vision-steps", type=int, default=2000, help="first, on the vision encoder alone; 0 with --init"
     )
     parser.add_argument("--test-questions", type=int, default=1200, help="held-out questions that the report is on")
     parser.add_argument("--compile-layers", action="store_true", help="compile the layers: an eighth faster on a CPU")
     args = parser.parse_args(argv)
-    try:
-        redrawn = Redrawn(args.redrawn) if args.redrawn else None
-    except ValueError as error:
-        parser.error(f"argument --redrawn: {error}")
     torch.manual_seed(args.seed)
     model, processor = lvlm.load(args.init) if args.init else (None, build_processor())
     model = model or build(processor)
@@ -286,12 +276,9 @@ def main(argv: list[str] | None = None) -> None:
             start + step * args.batch_size,
             args.batch_size,
             questions=QUESTIONS if step >= args.vision_steps else 0,
-            redrawn=redrawn,
         )
 
     report = loop.fit(args, learner, make_batch, loss_of, matrices=learner.matrices())
-    if redrawn is not None:
-        report["redrawn"] = len(redrawn)
     report["questions"] = max(0, report["steps"] - args.vision_steps) * args.batch_size * QUESTIONS
     if args.init:
         before = args.init.parent / "report.json"
