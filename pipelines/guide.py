@@ -5,8 +5,9 @@ copied, nothing but that one object is changed, and nothing stays changed afterw
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -22,13 +23,31 @@ from .tap import disguise
 CONDITIONS = ("prompt", "guidance_scale", "cfg_scale")  # arguments of a pipeline that could guide
 
 
-@contextmanager
+class Guiding(AbstractContextManager[list[GuidanceTrace]]):
+    """What `guide` returns. It says so where it is let go of without a ``with``, by which nothing is guided."""
+
+    def __init__(self, inside: AbstractContextManager[list[GuidanceTrace]]) -> None:
+        self.inside, self.entered = inside, False
+
+    def __enter__(self) -> list[GuidanceTrace]:
+        self.entered = True
+        return self.inside.__enter__()
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        return self.inside.__exit__(*exception)
+
+    def __del__(self) -> None:
+        if not self.entered:
+            said = "`guide` was called outside a `with` statement, so nothing was guided: `with guide(…): pipe(…)`."
+            warnings.warn(said, RuntimeWarning, stacklevel=2, source=self)
+
+
 def guide(
     pipe: DiffusionPipeline,
     guidance: Guidance,
     prompt: Sequence[str] | None = None,
     preview: str | Preview = "auto",
-) -> Iterator[list[GuidanceTrace]]:
+) -> Guiding:
     """While in force, every call of `pipe` takes its guidance scale from `guidance`.
 
     Example::
@@ -48,14 +67,21 @@ def guide(
         prompt: what the evaluators read, one for each row of ``prompt_embeds``, where `pipe` is called with these only.
         preview: what judges of pictures see of predicted latents: one of `evaluators.pixel.PREVIEWS`, or a function.
 
-    Yields:
-        A list that receives one `GuidanceTrace` per call.
+    Returns:
+        A context manager, which gives a list that receives one `GuidanceTrace` per call.
 
     Raises:
         ValueError: `pipe` has no denoiser or an unsupported scheduler, cannot be guided, or is already guided; and from
             the call of `pipe`, before any denoising: guidance is off, or an evaluator does not fit; or at the first
             step: `pipe` guides by another formula than is known.
     """
+    return Guiding(_guided(pipe, guidance, prompt, preview))
+
+
+@contextmanager
+def _guided(
+    pipe: DiffusionPipeline, guidance: Guidance, prompt: Sequence[str] | None, preview: str | Preview
+) -> Iterator[list[GuidanceTrace]]:
     check(pipe, guidance)
     traces: list[GuidanceTrace] = []
 

@@ -1,6 +1,7 @@
 """Bad input is refused by one line that names the argument, before any denoising."""
 
 import math
+import warnings
 
 import diffusers
 import pytest
@@ -284,3 +285,16 @@ def test_a_pipeline_without_text(stock):
         guide(pipe, search()),
     ):
         pipe()
+
+
+def test_a_guide_that_is_never_entered_says_so(stock):
+    pipe = stock("sd")
+    with pytest.warns(RuntimeWarning, match="outside a `with` statement, so nothing was guided"):
+        guide(pipe, search())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with guide(pipe, Static(3.0)):
+            pass
+    stopped = guide(pipe, Static(3.0))
+    with pytest.raises(RuntimeError, match="mine"), stopped:
+        raise RuntimeError("mine")
