@@ -27,10 +27,10 @@ def scale_search(evaluators: Sequence[Evaluator] | None = None, scales: Sequence
 
 
 def default_guidance(evaluators: Sequence[Evaluator] | None = None) -> NoiseSearch:
-    """The search that guides the embedded model: over the sampler's draws, at one scale, by evaluators as of
+    """The search that guides the embedded model: over the sampler's draws and then over scales, by evaluators as of
     `scale_search`. docs/results.md has why."""
     search = scale_search(evaluators)
-    return NoiseSearch(list(search.evaluators.values()), (SCALE,), weights=search.weights)
+    return NoiseSearch(list(search.evaluators.values()), search.scales, weights=search.weights)
 
 
 class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
