@@ -40,13 +40,14 @@ class Several:
         return steps_within(self.n, self.rungs, asked) if self.together else asked
 
     @classmethod
-    def halved(cls, guidance: Any, own_scale: float, evaluators: Sequence[Any], **who: Any) -> "Several":
-        """Four, of which two are dropped early and one at the end, in the passes of one whole picture; `who` are
-        ``weights`` and ``final_evaluators``."""
+    def halved(
+        cls, guidance: Any, own_scale: float, evaluators: Sequence[Any], weights: Any, final_evaluators: Any
+    ) -> "Several":
+        """Four, of which two are dropped early and one at the end, in the passes of one whole picture."""
         from pipelines.successive_halving import HALVING
 
-        who = {"weights": None} | who
-        return cls(guidance, evaluators, **who, **HALVING, together=True, own_scale=own_scale)
+        who = {"evaluators": evaluators, "weights": weights, "final_evaluators": final_evaluators}
+        return cls(guidance, **who, **HALVING, together=True, own_scale=own_scale)
 
     @property
     def kept_by(self) -> list[Any]:

@@ -22,7 +22,7 @@ def searching(method: str, search: Any, args: argparse.Namespace) -> Any:
         each = NoiseSearch(panel, scales, weights=search.weights) if noisy else alone
         embedded = args.model is None and not args.evaluators
         final = [embedded_keeper(args.device)] if embedded else None
-        return Several.halved(each, scale, panel, weights=search.weights, final_evaluators=final)
+        return Several.halved(each, scale, panel, search.weights, final)
     if name == "budget":
         return Budget(search, *map(float, values))
     if name == "noise":

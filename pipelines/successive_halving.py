@@ -181,7 +181,7 @@ class Race:
         known = known_to(frame, pipe) if frame else {}
         unpack = partial(host_of(pipe).unpack, pipe, known)
         if self.final is None:
-            for panel in {id(panel): panel for panel in (self.panel, self.last)}.values():
+            for panel in dict.fromkeys((self.panel, self.last)):  # which may be one
                 panel.check(unpack(latents), [p for p in self.prompts for _ in range(self.n)])
         self.final = unpack(latents)
         done = self.clock.index - self.clock.start_index + 1

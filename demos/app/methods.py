@@ -80,5 +80,5 @@ def guidance_of(
         guidance = NoiseSearch(panel, scales, settings.draws, weights, every=settings.every)
     if name == "halving":
         final = list(judges) or None
-        return Several.halved(guidance, settings.static, panel, weights=weights, final_evaluators=final)
+        return Several.halved(guidance, settings.static, panel, weights, final)
     return Several(guidance, panel, weights, BEST_OF) if name == "best" else guidance

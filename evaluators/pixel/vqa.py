@@ -19,6 +19,15 @@ def one_question(prompt: str) -> Sequence[tuple[str, str]]:
     return [(TEMPLATE.format(prompt), "Yes")]
 
 
+def chance(logits: torch.Tensor, forms: list[list[int]]) -> torch.Tensor:
+    """The probability of an answer by the logits at the last token of the question and on ``(tokens, vocabulary)``: of
+    all its spellings of one token, or of its only one."""
+    at = logits.softmax(-1)
+    if len(forms[0]) == 1:
+        return at[0, [ids[0] for ids in forms]].sum()
+    return at[torch.arange(len(forms[0])), forms[0]].prod()
+
+
 class VQAScore(PixelEvaluator):
     r"""The mean over questions of the probability of the right answer, in [0, 1] (VQAScore, arXiv 2404.01291, which
     asks one: "Does this figure show …?").
@@ -40,7 +49,8 @@ class VQAScore(PixelEvaluator):
         read_once: whether a picture is read once for all questions about it, which then cost little more than one. Its
             template must have the picture before the question, and nothing may depend on the question before it is
             read: no pruning by a method that reads the text, no positions by the grid of the picture (Qwen-VL). The
-            first pictures that are judged are asked both ways.
+            first pictures that are judged are asked both ways, and so are the first after hooks of the model changed,
+            as pruning does.
 
     Raises:
         ValueError: `processor` has no chat template; with `read_once`, one with the question first; and from the first
@@ -59,7 +69,8 @@ class VQAScore(PixelEvaluator):
             raise ValueError("`processor` must have a chat template.")
         self.model, self.processor, self.questions = model.eval(), processor, questions
         self.processor.tokenizer.padding_side = "left"
-        self.read_once, self.alike = read_once, False
+        self.read_once = read_once
+        self.alike: list[int] | None = None  # the hooks of the model when both ways gave the same answers
         takes = inspect.signature(self.model.forward).parameters  # another name before transformers 5.24
         self.cache_name = "cache" if "cache" in takes else "past_key_values"
         if read_once and processor.image_token not in self.around_question()[0]:
@@ -90,10 +101,8 @@ class VQAScore(PixelEvaluator):
     def judge(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         asked = [self.questions(prompt) for prompt in prompts]
         pictures = list((images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        if self.read_once and any(len(pairs) > 1 for pairs in asked):
-            chances = self.answers_read_once(pictures, asked)
-        else:
-            chances = self.answers(pictures, asked)
+        answers = self.answers_read_once if self.read_once and any(len(pairs) > 1 for pairs in asked) else self.answers
+        chances = answers([p for p, pairs in zip(pictures, asked, strict=True) if pairs], list(filter(None, asked)))
         parts = chances.split([len(pairs) for pairs in asked])
         return torch.stack([part.mean() if len(part) else chances.new_zeros(()) for part in parts]).to(images.device)
 
@@ -118,12 +127,14 @@ class VQAScore(PixelEvaluator):
         """Of each answer to its question about its picture, ``(n,)``."""
         batch = self.encoded(pictures, [self.prompt(question) for question in questions])
         options = [self.spellings(answer) for answer in answers]
-        if all(len(ids) == 1 for forms in options for ids in forms):
-            chances = self.model(**batch).logits[:, -1].float().softmax(-1)
-            return torch.stack(
-                [row[[ids[0] for ids in forms]].sum() for row, forms in zip(chances, options, strict=True)]
-            )
-        return self.of_sequences(batch, [forms[0] for forms in options])
+        begun = [forms[0][:-1] for forms in options]
+        if longest := max(map(len, begun)):
+            padded = [ids + [forms[0][-1]] * (longest - len(ids)) for ids, forms in zip(begun, options, strict=True)]
+            told = torch.tensor(padded, device=self.device)
+            more = {"input_ids": told, "attention_mask": torch.ones_like(told)}
+            batch = batch | {key: torch.cat([batch[key], value], 1) for key, value in more.items()}
+        logits = self.model(**batch).logits[:, -1 - longest :].float()
+        return torch.stack([chance(row, forms) for row, forms in zip(logits, options, strict=True)])
 
     def encoded(self, pictures: list[Any], texts: list[str]) -> dict[str, torch.Tensor]:
         """The model's inputs for pictures with their texts, padded on the left."""
@@ -140,19 +151,19 @@ class VQAScore(PixelEvaluator):
             self.after_reading(pictures[first : first + self.chunk], asked[first : first + self.chunk])
             for first in range(0, len(pictures), self.chunk)
         ]
-        if not self.alike and len(found[0]):
+        parts = self.model.modules()
+        hooks = [number for part in parts for number in (*part._forward_pre_hooks, *part._forward_hooks)]
+        if self.alike != hooks:
             apart = self.answers(pictures[: self.chunk], asked[: self.chunk])
             if (difference := float((apart - found[0]).abs().max())) > ALIKE:
                 raise ValueError(f"`read_once` changes what the model answers, by {difference:.2g}: leave it off.")
-            self.alike = True
+            self.alike = hooks
         return torch.cat(found)
 
     def after_reading(self, pictures: list[Any], asked: Sequence[Sequence[tuple[str, str]]]) -> torch.Tensor:
         """`answers_read_once` of one chunk."""
         before, after = self.around_question()
         pairs = [pair for about in asked for pair in about]
-        if not pairs:
-            return torch.zeros(0, device=self.device)
         tokenizer = self.processor.tokenizer
         begun, asking = tokenizer(before).input_ids, [tokenizer(before + q + after).input_ids for q, _ in pairs]
         questions = [ids[len(begun) :] for ids in asking]
@@ -171,24 +182,9 @@ class VQAScore(PixelEvaluator):
         )
         mask = torch.cat([read["attention_mask"][rows, :length], real], 1)
         logits = self.model(input_ids=ids, attention_mask=mask, **{self.cache_name: cache}).logits.float()
-        chances = []
-        for row, question, forms in zip(logits, questions, options, strict=True):
-            at = row[len(question) - 1 :].softmax(-1)
-            if len(forms[0]) == 1:
-                chances.append(at[0, [ids[0] for ids in forms]].sum())
-            else:
-                chances.append(at[torch.arange(len(forms[0])), forms[0]].prod())
-        return torch.stack(chances)
-
-    def of_sequences(self, batch: dict[str, torch.Tensor], answers: list[list[int]]) -> torch.Tensor:
-        """Of answers of several tokens, ``(n,)``."""
-        longest = max(map(len, answers))
-        ids = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in answers], device=self.device)
-        real = torch.tensor([[True] * len(a) + [False] * (longest - len(a)) for a in answers], device=self.device)
-        told = {"input_ids": ids[:, :-1], "attention_mask": torch.ones_like(ids[:, :-1])}
-        batch = batch | {key: torch.cat([batch[key], value], 1) for key, value in told.items()}
-        chances = self.model(**batch).logits[:, -longest:].float().log_softmax(-1)
-        return chances.gather(2, ids[..., None])[..., 0].masked_fill(~real, 0).sum(1).exp()
+        begins = [len(question) - 1 for question in questions]
+        rated = zip(logits, begins, options, strict=True)
+        return torch.stack([chance(row[begin:], forms) for row, begin, forms in rated])
 
     def spellings(self, answer: str) -> list[list[int]]:
         """Token ids of the answer as a model may begin with it: with a space or without, and in lower case; where none

@@ -132,6 +132,19 @@ def test_the_probability_is_that_of_the_answer(vqa, scenes):
         assert float(found) == pytest.approx(chance, rel=1e-3)
 
 
+def test_an_answer_of_one_token_does_not_depend_on_those_beside_it(vqa, scenes, monkeypatch):
+    """One that has several spellings, beside an answer of several tokens."""
+    picture = (scenes[0][0, 0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    plain = VQAScore.spellings
+    ids = [plain(vqa, word)[0] for word in ("yes", "no")]
+    monkeypatch.setattr(VQAScore, "spellings", lambda self, a: ids if a == "yes" else plain(self, a))
+    asked = ["is there a red circle?", "what does the sign say?"]
+    with torch.no_grad():
+        alone = vqa.probability([picture], asked[:1], ["yes"])
+        beside = vqa.probability([picture] * 2, asked, ["yes", "cab"])
+    assert torch.allclose(alone, beside[:1], atol=1e-5) and float(alone) > 0.9
+
+
 def test_a_pruned_judge_nearly_agrees(vqa, scenes):
     pictures, captions = scenes
     whole = vqa(pictures, Context(captions, 0.0, 0.1))
@@ -193,6 +206,10 @@ def test_a_picture_that_is_read_once_gets_the_same_answers(vqa, scenes, keep):
 def test_a_picture_cannot_be_read_once_by_what_reads_the_question_first(vqa, scenes):
     pictures, captions = scenes
     once = VQAScore(vqa.model, vqa.processor, questions_about, read_once=True)
+    with prune(vqa.model, "fastv", keep=8), pytest.raises(ValueError, match="`read_once` changes what the model answ"):
+        once(pictures, Context(captions, 0.0, 0.1))
+    once = VQAScore(vqa.model, vqa.processor, questions_about, read_once=True)
+    once(pictures, Context(captions, 0.0, 0.1))  # whole, it can
     with prune(vqa.model, "fastv", keep=8), pytest.raises(ValueError, match="`read_once` changes what the model answ"):
         once(pictures, Context(captions, 0.0, 0.1))
     template = vqa.processor.chat_template
