@@ -48,6 +48,14 @@ def load_in_float32(config: Path) -> None:
     config.write_text(json.dumps(said, indent=2) + "\n")
 
 
+def forget_where(folder: Path) -> None:
+    """Takes out of the configs in `folder` where the weights lay on the machine that trained them."""
+    for config in folder.rglob("*.json"):
+        said = json.loads(config.read_text())
+        if isinstance(said, dict) and said.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(said, indent=2) + "\n")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -82,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
             shutil.rmtree(out, ignore_errors=True)
             model.half().save_pretrained(out)
             reports = {name: json.loads((args.runs / name / "report.json").read_text())}
+        forget_where(out)
         front = {"license": "apache-2.0", "library_name": "transformers" if name == "lvlm" else "diffusers"}
         about = f"{ABOUT[name]}\n\nData: {DATA}"
         (out / "README.md").write_text(card(f"tinyworld {name}", about, reports, front))

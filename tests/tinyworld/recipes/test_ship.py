@@ -10,6 +10,7 @@ from small_lvlm import lvlm_weights
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tinyworld import lvlm
+from tinyworld.features import PixelClassifier
 from tinyworld.recipes import ship
 from tinyworld.scenes import make_scene
 
@@ -55,6 +56,16 @@ def test_lvlm_card(shipped):
     assert '- exact_match: {"count": 0.5, "all": 0.5}' in card
     for said in ("command: `python -m tinyworld.recipes.lvlm` (seed 0)", "hardware: none", "Data: "):
         assert said in card
+
+
+def test_where_it_was_trained_is_not_shipped(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "features"
+    PixelClassifier().save_pretrained(run / "features")
+    (run / "report.json").write_text(json.dumps(REPORT))
+    monkeypatch.setattr(ship, "WEIGHTS", tmp_path / "weights")
+    ship.main(["--runs", str(tmp_path / "runs"), "--only", "features"])
+    config = (tmp_path / "weights" / "features" / "config.json").read_text()
+    assert "_class_name" in config and str(tmp_path) not in config
 
 
 def test_a_missing_run_deletes_nothing(tmp_path, monkeypatch, capsys):
