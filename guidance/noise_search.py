@@ -90,8 +90,8 @@ class NoiseSearch(GreedySearch):
         chosen, told = self.choose(draws(step, self.noises), scale, step)
         if len(self.scales) < 2:
             return Decision(step.full(scale) if self.scales else None, told, generator=chosen)
-        about = step.noise_level, step.prompt, step.timestep
-        total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen]), *about, step.due)
+        about = step.noise_level, step.prompt, step.timestep, step.due, step.alive
+        total, asked = self.ask(lambda space: step.candidates(self.scales, space, [chosen], step.alive), *about)
         return Decision(self.scale_of(total, step), told | asked, generator=chosen)
 
     def choose(
@@ -99,12 +99,13 @@ class NoiseSearch(GreedySearch):
     ) -> tuple[list[torch.Generator], dict[str, Any]]:
         """The generator of each row, of those in `generators`, and how that came about. At a last step that adds no
         noise, as that of most samplers, nobody is asked."""
-        found = step.candidates([scale], "noisy", generators)
+        found = step.candidates([scale], "noisy", generators, step.alive)
         if torch.equal(found[:, 0], found[:, -1]):
             if step.index < step.num_steps - 1:
                 raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
             return generators[0], {}
-        total, told = self.of_noise.ask(lambda space: found, step.noise_level, step.prompt, step.timestep, step.due)
+        about = step.noise_level, step.prompt, step.timestep, step.due, step.alive
+        total, told = self.of_noise.ask(lambda space: found, *about)
         noise = preferred(total)
         told |= {"noise": noise, "noise_scores": told.pop("scores"), "noise_total": told.pop("total")}
         return [generators[k][i] for i, k in enumerate(noise.tolist())], told

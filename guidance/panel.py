@@ -76,6 +76,7 @@ class Panel:
         prompt: Sequence[str] | None,
         timestep: torch.Tensor | float,
         due: Callable[[Evaluator], bool] = lambda evaluator: True,
+        alive: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """The combined score of every candidate ``(batch, candidates)``, and how it came about, for the trace.
 
@@ -84,7 +85,11 @@ class Panel:
             noise_level: space to the noise share of those candidates, in [0, 1].
             prompt: one for each row.
             due: which evaluators to ask, at least one.
+            alive: ``(batch,)`` bool, on the CPU: the rows that `candidates` returns; the others' scores are 0, which
+                tell no candidates apart. `None`: all of them.
         """
+        if alive is not None and prompt is not None:
+            prompt = [text for text, wanted in zip(prompt, alive.tolist(), strict=True) if wanted]
         spaces: dict[str, torch.Tensor] = {}
         scores, levels = {}, {}
         for name, evaluator in self.evaluators.items():
@@ -94,7 +99,8 @@ class Panel:
             if space not in spaces:
                 spaces[space] = self.shrink(candidates(space)) if space == "pixels" else candidates(space)
             levels[name] = noise_level(space)
-            scores[name] = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
+            found = score(evaluator, spaces[space], Context(prompt, timestep, levels[name]))
+            scores[name] = found if alive is None else in_their_places(found, alive)
         total, weights = combine(scores, self.weights, self.scale(scores, levels))
         favourites = {name: preferred(values).masked_fill(level(values), -1) for name, values in scores.items()}
         told = {"scores": scores, "favourites": favourites, "noise_levels": levels, "weights": weights, "total": total}
@@ -120,6 +126,13 @@ def silent(evaluator: Evaluator, prompts: Sequence[str]) -> bool:
     """Whether `evaluator` says of itself that it has nothing to say of any of the prompts."""
     speaks_of = getattr(evaluator, "speaks_of", None)
     return speaks_of is not None and not any(map(speaks_of, prompts))
+
+
+def in_their_places(scores: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    """Scores of the rows that are `alive` ``(batch,)`` among zeros for the others."""
+    places = scores.new_zeros(len(alive), scores.shape[1])
+    places[alive.to(scores.device)] = scores
+    return places
 
 
 def level(scores: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@ happened. `pipelines.guide`, `pipelines.OnlineGuider` and loops of your own stan
 and a scheduler, and no host."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from .formula import Formula
 from .schedulers import noise_schedule, reorder
 from .step import Decision, DenoisingStep, Guidance
 from .trace import GuidanceTrace
+
+# The rows of the running call that are still wanted, (batch,) bool on the CPU, told by whoever drops some on the way to
+# the guidance inside the pipeline, which need ask nobody about the others. `None`: all are.
+ALIVE: ContextVar[torch.Tensor | None] = ContextVar("alive", default=None)
 
 
 def as_is(tensor: torch.Tensor) -> torch.Tensor:
@@ -251,7 +256,9 @@ class GuidedSampling:
     ) -> DenoisingStep:
         """What `guidance` is shown."""
         pred_uncond, pred_cond = predictions
-        sample = arguments["sample"]
+        sample, alive = arguments["sample"], ALIVE.get()
+        if alive is not None and (alive.all() or len(alive) != len(sample)):  # or of a call inside that call
+            alive = None
         if self.direction is not None and self.direction.shape != pred_cond.shape:  # a host that cuts frames off
             self.direction = None
         if skipped is not None:
@@ -279,4 +286,5 @@ class GuidedSampling:
             start_index=self.start_index,
             skipped=None if skipped is None else skipped.to(sample.device),
             direction=self.direction,
+            alive=alive,
         )

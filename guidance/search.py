@@ -89,9 +89,8 @@ class GreedySearch(Panel):
             return unsearched
         if len(self.scales) == 1:
             return step.full(self.scales[0]), {}
-        total, record = self.ask(
-            lambda space: step.candidates(self.scales, space), step.noise_level, step.prompt, step.timestep, step.due
-        )
+        about = step.noise_level, step.prompt, step.timestep, step.due, step.alive
+        total, record = self.ask(lambda space: step.candidates(self.scales, space, rows=step.alive), *about)
         if self.weighting != "calibrated":
             record["gain"] = {name: gain[:, 0] for name, gain in self._gain.items()}
         if not any(record["weights"].values()):

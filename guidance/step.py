@@ -69,6 +69,7 @@ class DenoisingStep:
         skipped: ``(batch,)`` bool, rows without an unconditional pass at this step: their `pred_uncond` is `pred_cond`
             less the direction ``c - u`` of the last step that had one. `None`: every row had it.
         direction: ``c - u`` of that last step, for every row; `None` at the first step.
+        alive: ``(batch,)`` bool, on the CPU: rows that are still wanted, see `sampling.ALIVE`. `None`: all are.
     """
 
     scheduler: Scheduler
@@ -91,6 +92,7 @@ class DenoisingStep:
     start_index: int = 0
     skipped: torch.Tensor | None = None
     direction: torch.Tensor | None = None
+    alive: torch.Tensor | None = None
 
     @property
     def progress(self) -> float:
@@ -125,7 +127,11 @@ class DenoisingStep:
         return sigma / (alpha**2 + sigma**2) ** 0.5
 
     def candidates(
-        self, scales: Sequence[float], space: str, generators: Sequence[list[torch.Generator]] | None = None
+        self,
+        scales: Sequence[float],
+        space: str,
+        generators: Sequence[list[torch.Generator]] | None = None,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The latents that each of K scales would lead to: ``(batch, K, C, H, W)`` in `space`, float32, with the frames
         of a video ``(batch, K, C, F, H, W)``.
@@ -133,12 +139,13 @@ class DenoisingStep:
         With `generators`, one for each row in each of N lists, ``(batch, N · K, C, H, W)``: all scales with the noise
         of the first list, then with that of the second. Clean latents (x0) are the same for all N.
 
-        In the space ``pixels``, pictures ``(batch, K, 3, h, w)``: the preview of the clean latents.
+        In the space ``pixels``, pictures ``(batch, K, 3, h, w)``: the preview of the clean latents. With `rows`
+        ``(batch,)`` bool, only those.
         """
         if space == "pixels":
             if self.preview is None:  # `GuidedSampling` sees to it for all that `evaluators_of` finds
                 raise ValueError("`guidance` asks a judge of pictures that it does not name in `evaluators`.")
-            return pictures(self.candidates(scales, "denoised"), self.preview)
+            return pictures(self.candidates(scales, "denoised", rows=rows), self.preview)
         draws = [None] if generators is None else generators
         if self.formula.affine and is_affine(self.scheduler):
             plain = type(self.formula) is Formula  # whose predictions at 0 and 1 are known
@@ -147,9 +154,11 @@ class DenoisingStep:
             starts = torch.stack([self._outcome(at_0, space, draw) for draw in draws], dim=1)
             direction = self._outcome(at_1, space, draws[0]) - starts[:, 0]
             s = torch.tensor(scales, device=direction.device).view(-1, *[1] * (direction.ndim - 1))
-            return (starts[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
-        guided = [self.guided(self.full(s)) for s in scales]
-        return torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
+            found = (starts[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
+        else:
+            guided = [self.guided(self.full(s)) for s in scales]
+            found = torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
+        return found if rows is None else found[rows.to(found.device)]
 
     def _outcome(
         self, prediction: torch.Tensor, space: str, generator: list[torch.Generator] | None = None

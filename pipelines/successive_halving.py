@@ -15,7 +15,7 @@ from evaluators.base import Evaluator
 from evaluators.pixel.preview import Preview, make_preview
 from guidance import Static
 from guidance.panel import Panel, preferred
-from guidance.sampling import GuidedSampling
+from guidance.sampling import ALIVE, GuidedSampling
 from guidance.schedulers import denoised
 
 from .best_of import BestOf, check_arguments, pick
@@ -66,9 +66,9 @@ def successive_halving(
     20 steps, ``n=4`` and the rungs below, 4 · 5 + 2 · 5 + 10 steps are made: as many as for two whole images.
 
     Dropped rows stay in the pipeline's batch, all zeros, and the denoiser runs on the others only: no pipeline code is
-    copied, and an image that is kept is what it would have been alone. Where the denoiser cannot be run on a part of
-    its rows (a cache, sound besides pictures) it runs whole, and `nfe` says so. The guidance is that of `best_of`; it
-    must leave rows in their places, as all but `FeynmanKac` do.
+    copied, and an image that is kept is what it would have been alone. A search asks its evaluators about the others
+    only. Where the denoiser cannot be run on a part of its rows (a cache, sound besides pictures) it runs whole, and
+    `nfe` says so. The guidance is that of `best_of`; it must leave rows in their places, as all but `FeynmanKac` do.
 
     Example::
 
@@ -101,10 +101,12 @@ def successive_halving(
     race = Race(pipe, (panel, last), prompts, n, rungs, preview)
     undo = [patch(module, "forward", partial(race.forward, module)) for module in denoisers(pipe)]
     undo.append(patch(cast(Any, pipe).scheduler, "step", race.step))
+    before = ALIVE.set(None)
     try:
         call = {"num_images_per_prompt": n, "callback_on_step_end": race.after_step} | kwargs
         images = cast(Pipeline, pipe)(prompts, **call).images
     finally:
+        ALIVE.reset(before)
         for undo_one in reversed(undo):
             undo_one()
     chosen, scores = race.finish()
@@ -191,6 +193,7 @@ class Race:
             best = scores.nan_to_num(nan=-torch.inf).argsort(dim=1, descending=True, stable=True)
             kept = best[:, : -(-scores.shape[1] // 2)].sort(1).values
             self.left = self.left.gather(1, kept)
+        ALIVE.set(self.alive)
         alive = self.alive.to(latents.device)
         if alive.all():
             return {}

@@ -35,7 +35,7 @@ def step(index=0, num_steps=5, **kwargs):
 class Step(DenoisingStep):
     """A step whose candidates are the scales themselves."""
 
-    def candidates(self, scales, space):
+    def candidates(self, scales, space, rows=None):
         scales = torch.as_tensor(scales).expand(len(self.sample), -1)
         return scales[:, :, None, None, None].expand(-1, -1, 4, 8, 8)
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from evaluators.base import FunctionEvaluator
-from guidance import Budget, GreedySearch, Static
+from guidance import Budget, GreedySearch, NoiseSearch, Static
+from guidance.sampling import ALIVE
 from guidance.schedulers import noise_schedule
 from pipelines import best_of, guide, successive_halving
 from pipelines.patch import patch
@@ -17,6 +19,9 @@ N, STEPS = 4, 4
 
 def brightness(candidates, context):
     return candidates.flatten(2).mean(2)
+
+
+brightness_of_noisy = FunctionEvaluator(brightness, "noisy brightness", "noisy")
 
 
 def options(host, n=N):
@@ -140,6 +145,34 @@ def test_with_guidance(stock, host):
     assert traces[0].scales.isfinite().all()
     with guide(pipe, Budget(Static(6.0), tolerance=1e6, recheck=None)):
         assert call().nfe < 16
+
+
+@pytest.mark.parametrize("space", ["noisy", "pixels"])
+def test_a_search_asks_only_about_those_that_are_left(stock, monkeypatch, space):
+    """And the one that is kept is what it is where the search asks about all."""
+    pipe, seen = stock("sd"), []
+    monkeypatch.setattr(pipe, "scheduler", DDPMScheduler.from_config(pipe.scheduler.config))
+
+    def spy(candidates, context):
+        seen.append((candidates.shape[1], list(context.prompt)))
+        return brightness(candidates, context)
+
+    search = NoiseSearch([brightness_of_noisy, FunctionEvaluator(spy, "spy", space)], [1.0, 3.0, 6.0])
+    with guide(pipe, search):
+        images = pipe(PROMPTS, num_images_per_prompt=N, output_type="np", **options("sd")).images
+    seen.clear()
+    with guide(pipe, search) as traces:
+        made = successive_halving(pipe, PROMPTS, N, [brightness], output_type="np", **options("sd"))
+    rows = [len(prompts) for count, prompts in seen if count == 3]
+    assert rows == [8, 4, 2, 2], "after a quarter of four steps half are left, after a half one of each prompt"
+    assert [prompts for count, prompts in seen if count == 3][1:3] == [[p for p in PROMPTS for _ in range(2)], PROMPTS]
+    kept = images.reshape(2, N, 16, 16, 3)[[0, 1], made.chosen]
+    np.testing.assert_allclose(made.images, kept, atol=1e-3)
+    scores = torch.stack([step["scores"]["spy"] for step in traces[0].steps])
+    alive = torch.zeros(2 * N, dtype=torch.bool)
+    alive[torch.arange(2) * N + made.chosen] = True
+    assert scores[:, alive].std(2).all() and not scores[2:, ~alive].any(), "of those that are dropped nothing is said"
+    assert ALIVE.get() is None, "nothing is told to the next call"
 
 
 @pytest.mark.parametrize(
