@@ -46,7 +46,7 @@ Grids = dict[str, dict[int, dict[str, Method]]]
 def grids(search: GreedySearch) -> Grids:
     """Of each family, at each budget that it can be had for, the methods among which is chosen."""
     panel, table = Panel(list(search.evaluators.values()), search.weights), {}
-    draws = rivals.noise_search(search)
+    draws, scales = (rivals.noise_search(search, which) for which in (None, search.scales))
     own = ANCESTRAL | {"guidance_scale": SCALE}
 
     def family(name: str) -> dict[int, dict[str, Method]]:
@@ -65,6 +65,8 @@ def grids(search: GreedySearch) -> Grids:
         add("dynamic", Method(search, steps=steps))
         add("dynamic", Method(search, steps=steps, options=ANCESTRAL), "ancestral")
         add("noise_search", Method(draws, steps=steps, options=own), SCALE)
+        add("noise_search", Method(scales, steps=steps, options=own), SCALE, "scales")
+        add("default", rivals.halved(search, steps))
         for strength in (0.4, 0.8):
             add("cfg_plus_plus", Method(CFGPlusPlus(strength), steps=steps), strength)
         sampler: Any = EpsilonGreedy(draws.of_noise, SCALE, 0.4, 0.15, rounds=4, candidates=4)
@@ -75,6 +77,7 @@ def grids(search: GreedySearch) -> Grids:
         for n in (2, 4, 8):
             each = steps // n
             add("best_of", Method(Static(SCALE), n, True, each, ANCESTRAL), SCALE)
+            add("best_of_asked", Method(Static(SCALE), n, True, each, ANCESTRAL, asked=True), SCALE)
             add("noise_search_best_of", Method(draws, n, True, each, own), SCALE)
             steering = FeynmanKac(list(search.evaluators.values()), n, 0.5, weights=search.weights)
             add("feynman_kac", Method(steering, n, True, each, own), SCALE)

@@ -1,5 +1,6 @@
 """Pictures of prompts by a method, judged, and kept in a folder as long as nothing that they depend on has changed."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import tinyworld
 from evaluators import Evaluator
 from guidance import GreedySearch, Guider, Schedule
 from pipelines import TinyWorldPipeline, best_of, successive_halving
+from tinyworld.asking import embedded_judge
 from tinyworld.judge import judge
 from training.vae import encode
 
@@ -22,6 +24,7 @@ from .rivals import Method
 from .rivals.model import Model
 
 BATCH = {"cpu": 32, "cuda": 256}  # pictures made together; a GPU waits for the launches of smaller ones
+asked = functools.cache(embedded_judge)  # the one whom methods ask
 
 
 def run(
@@ -82,6 +85,9 @@ def depends(pipe: TinyWorldPipeline, method: Method, rows: Sequence[tuple[str, i
     if method.best or not isinstance(method.guidance, (Schedule, Guider)):
         names |= {*pipe.guidance.evaluators, *getattr(method.guidance, "evaluators", ())}
         values.append(settings(pipe))
+    if method.asked:
+        names.add("lvlm")
+        values.append("asked")
     values.append({name: weights_digest(tinyworld.WEIGHTS / name) for name in sorted(names)})
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
@@ -98,6 +104,8 @@ def make(
     those of other methods have. `evaluators` keep the best of them, by default those of the pipeline's search; where
     pictures are dropped on the way, `final` choose among finished ones in their place."""
     search: GreedySearch = pipe.guidance
+    if method.asked:
+        evaluators, final = (evaluators, [asked()]) if method.rungs else ([asked()], None)
     panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
     weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}
     texts, n = [text for text, _ in rows], method.n

@@ -17,7 +17,8 @@ from guidance import (
     NoiseSearch,
     Static,
 )
-from tinyworld.pipeline import default_guidance
+from pipelines.successive_halving import HALVING, steps_within
+from tinyworld.pipeline import SCALE, default_guidance
 
 from .method import ANCESTRAL, STEPS, Method, named
 from .searches import newer
@@ -41,8 +42,16 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     default = default_guidance(list(search.evaluators.values()))
     return table | {
         "default": Method(default, options=ANCESTRAL),
+        "default:halving": halved(search, STEPS),
+        "default:halving:16": halved(search, 16),
         "dynamic:ancestral": Method(search, options=ANCESTRAL),
     }
+
+
+def halved(search: GreedySearch, steps: int) -> Method:
+    """What `generate` does unasked, in the passes of one picture of `steps`."""
+    default, each = default_guidance(list(search.evaluators.values())), steps_within(**HALVING, asked=steps)
+    return Method(default, best=True, steps=each, options=ANCESTRAL | {"guidance_scale": SCALE}, asked=True, **HALVING)
 
 
 def static(quick: bool) -> dict[str, Method]:

@@ -23,6 +23,7 @@ class Method:
         options: what else the pipeline is called with; of a sampler only which kind of sampler it is.
         rungs: after which shares of them the worse half of the n is dropped (`successive_halving`); `None` for none.
         sampler: what makes the image in the place of the pipeline and its guidance, whose n is 1.
+        asked: whether the embedded vision-language model chooses among finished images, in the evaluators' place.
     """
 
     guidance: Any = None
@@ -32,6 +33,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     rungs: tuple[float, ...] | None = None
     sampler: Sampler | None = None
+    asked: bool = False
 
     @property
     def passes(self) -> int:

@@ -17,7 +17,17 @@ def pipe(embedded):
 
 def test_every_method_costs_its_budget(pipe):
     table = front.grids(pipe.guidance)
-    assert {"static", "dynamic", "best_of", "noise_search", "noise_search_best_of", "halving", "rollover"} <= set(table)
+    assert {
+        "static",
+        "dynamic",
+        "best_of",
+        "best_of_asked",
+        "default",
+        "noise_search",
+        "noise_search_best_of",
+        "halving",
+        "rollover",
+    } <= set(table)
     for family, budgets in table.items():
         assert list(budgets) == sorted(budgets) and set(budgets) <= set(front.BUDGETS)
         for budget, grid in budgets.items():

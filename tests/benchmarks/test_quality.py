@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import embedded as embedded_model
 from benchmarks import pictures, quality, rivals
-from guidance import GUIDERS, SCHEDULES, GreedySearch
+from evaluators.base import FunctionEvaluator
+from guidance import GUIDERS, SCHEDULES, GreedySearch, Static
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
 from tinyworld.recipes.data import captions_of
 
@@ -112,6 +113,7 @@ def test_ablations_change_one_thing(pipe):
         ("zero_order_4:3:0.3:1:3", 32),
         ("halving_4:3:0.2:0.6", 2 * (4 + 2 * 2 + 1)),
         ("noise_search_halving_4_equal_nfe:3:0.3:0.4", 2 * (4 + 1)),
+        ("default:halving", 8),
     ],
 )
 def test_a_batch(pipe, name, nfe):
@@ -126,6 +128,23 @@ def test_a_batch(pipe, name, nfe):
     assert found["scale"].shape == found["timestep"].shape == (1, method.steps)
     assert all(found[key].shape == (1,) for key in ("correct", "score"))
     assert found["latents"].shape == (1, 4, 16, 16)
+
+
+@pytest.mark.parametrize("rungs", [None, (0.5,)])
+def test_a_vision_language_model_keeps(pipe, monkeypatch, rungs):
+    """The one that it scores best, which is another picture in another file."""
+    rows, seen = [("a red circle", 1), ("two blue stars", 2)], []
+    method = rivals.Method(Static(3.0), 4, True, 4, rungs=rungs)
+
+    def darkest(candidates, context):
+        seen.append(candidates.shape[:2])
+        return -candidates.flatten(2).mean(2)
+
+    monkeypatch.setattr(pictures, "asked", lambda: FunctionEvaluator(darkest, "darkest", "pixels"))
+    found = pictures.make(pipe, replace(method, asked=True), rows)
+    assert seen[-1] == (2, 2 if rungs else 4)
+    assert found["images"].mean() <= pictures.make(pipe, method, rows)["images"].mean()
+    assert pictures.depends(pipe, replace(method, asked=True), rows) != pictures.depends(pipe, method, rows)
 
 
 def test_methods_share_their_noise(pipe):
