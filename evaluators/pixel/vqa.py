@@ -132,6 +132,7 @@ class VQAScore(PixelEvaluator):
             padded = [ids + [forms[0][-1]] * (longest - len(ids)) for ids, forms in zip(begun, options, strict=True)]
             told = torch.tensor(padded, device=self.device)
             more = {"input_ids": told, "attention_mask": torch.ones_like(told)}
+            more |= {key: torch.zeros_like(told) for key in batch if key.endswith("token_type_ids")}  # 0 is text
             batch = batch | {key: torch.cat([batch[key], value], 1) for key, value in more.items()}
         logits = self.model(**batch).logits[:, -1 - longest :].float()
         return torch.stack([chance(row, forms) for row, forms in zip(logits, options, strict=True)])

@@ -145,6 +145,29 @@ def test_an_answer_of_one_token_does_not_depend_on_those_beside_it(vqa, scenes, 
     assert torch.allclose(alone, beside[:1], atol=1e-5) and float(alone) > 0.9
 
 
+def test_types_of_tokens_are_as_long_as_the_tokens(vqa, scenes, monkeypatch):
+    """Of a model that takes them (Gemma 3, PaliGemma): those of the answer's letters are those of text."""
+    picture, seen = (scenes[0][0, 0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8), []
+    encoded, asked = vqa.encoded, (["what does the sign say?"], ["cab"])
+    plain = vqa.probability([picture], *asked)
+
+    def with_types(pictures, texts):
+        batch = encoded(pictures, texts)
+        return batch | {"token_type_ids": (batch["input_ids"] == vqa.processor.image_token_id).long()}
+
+    def forward(input_ids, token_type_ids, **kwargs):
+        seen.append((input_ids.shape, token_type_ids.shape, token_type_ids[:, -2:].tolist()))
+        return stock(input_ids=input_ids, **kwargs)
+
+    stock = vqa.model.forward
+    monkeypatch.setattr(vqa, "encoded", with_types)
+    monkeypatch.setattr(vqa.model, "forward", forward)
+    with torch.no_grad():
+        assert torch.equal(vqa.probability([picture], *asked), plain)
+    ((ids, types, last),) = seen
+    assert ids == types and last == [[0, 0]]
+
+
 def test_a_pruned_judge_nearly_agrees(vqa, scenes):
     pictures, captions = scenes
     whole = vqa(pictures, Context(captions, 0.0, 0.1))
