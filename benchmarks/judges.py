@@ -208,11 +208,11 @@ def compare(rows: dict[str, dict[str, Any]], seeds: int = 1) -> None:
 
 def where_both_are_right(
     rows: dict[str, dict[str, Any]], right: dict[str, np.ndarray], name: str, other: str
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """The diversity of both on prompts all of whose pictures are right by both, and how many they are."""
     own, theirs = ({"correct": right[n], "distance": np.array(rows[n]["distance"])} for n in (name, other))
     found = diversity_where_right(own, theirs, own["correct"].shape[1])
-    return {"own": found["mean"], "other": found["best_static"], "prompts": found["prompts"]}
+    return {"own": found["mean"], "other": found["best_static"], "prompts": found["prompts"], "minus": found["minus"]}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -131,9 +131,7 @@ def hindsight(correct: np.ndarray, scores: np.ndarray, seeds: int) -> dict[str, 
     return {name: value if value is None else round(float(value), 4) for name, value in found.items()}
 
 
-def diversity_where_right(
-    result: dict[str, np.ndarray], best: dict[str, np.ndarray], seeds: int
-) -> dict[str, float | int | None]:
+def diversity_where_right(result: dict[str, np.ndarray], best: dict[str, np.ndarray], seeds: int) -> dict[str, Any]:
     """Diversity on the prompts all of whose pictures are right by both methods, for wrong ones differ in more ways. The
     prompts are others for every `result`: compare within what is returned.
 
@@ -141,13 +139,17 @@ def diversity_where_right(
         result, best: ``correct`` ``(images,)`` and ``distance`` ``(prompts,)``, as of `Features.distances`.
 
     Returns:
-        ``mean``, ``best_static`` and the number of ``prompts``.
+        ``mean``, ``best_static``, the number of ``prompts`` and by how much they differ (``minus``, as of
+        `paired_bootstrap`), each `None` where nothing is known.
     """
     right = np.all([r["correct"].reshape(-1, seeds).all(1) for r in (result, best)], 0)
+    own, theirs = result["distance"][right], best["distance"][right]
+    differ = own - theirs
     return {
-        "mean": mean(result["distance"][right]),
-        "best_static": mean(best["distance"][right]),
+        "mean": mean(own),
+        "best_static": mean(theirs),
         "prompts": int(right.sum()),
+        "minus": paired_bootstrap(differ[:, None]) if len(differ) and np.isfinite(differ).all() else None,
     }
 
 

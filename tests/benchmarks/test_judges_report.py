@@ -57,8 +57,13 @@ def test_several_seeds_tell_how_pictures_of_a_prompt_differ():
     assert row["minus_rival"]["mean"] == round(-2 / 6, 4)
     assert row["win_rate"]["decided"]["mean"] == 0 and row["win_rate"]["ties"] == round(4 / 6, 4)
     assert row["diversity_where_right"] == {
-        "static": {"own": 4.0, "other": 4.0, "prompts": 2},
-        "best_of_2_whole:vqa": {"own": 4.0, "other": 2.5, "prompts": 2},
+        "static": {"own": 4.0, "other": 4.0, "prompts": 2, "minus": {"mean": 0.0, "low": -1.0, "high": 1.0}},
+        "best_of_2_whole:vqa": {
+            "own": 4.0,
+            "other": 2.5,
+            "prompts": 2,
+            "minus": {"mean": 1.5, "low": 1.0, "high": 2.0},
+        },
     }
 
 

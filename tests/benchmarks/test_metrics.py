@@ -74,9 +74,10 @@ def test_diversity_where_right():
     result = {"correct": np.array([1, 1, 1, 1, 0, 1]), "distance": np.array([1.0, 2.0, 3.0])}
     best = {"correct": np.array([1, 1, 0, 1, 1, 1]), "distance": np.array([4.0, 5.0, 6.0])}
     found = metrics.diversity_where_right(result, best, seeds=2)
-    assert found == {"mean": 1.0, "best_static": 4.0, "prompts": 1}
+    minus = {"mean": -3.0, "low": -3.0, "high": -3.0}
+    assert found == {"mean": 1.0, "best_static": 4.0, "prompts": 1, "minus": minus}
     none = metrics.diversity_where_right(result | {"correct": np.zeros(6)}, best, seeds=2)
-    assert none == {"mean": None, "best_static": None, "prompts": 0}
+    assert none == {"mean": None, "best_static": None, "prompts": 0, "minus": None}
 
 
 def test_hindsight():
