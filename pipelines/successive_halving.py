@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
@@ -67,8 +68,9 @@ def successive_halving(
 
     Dropped rows stay in the pipeline's batch, all zeros, and the denoiser runs on the others only: no pipeline code is
     copied, and an image that is kept is what it would have been alone. A search asks its evaluators about the others
-    only. Where the denoiser cannot be run on a part of its rows (a cache, sound besides pictures) it runs whole, and
-    `nfe` says so. The guidance is that of `best_of`; it must leave rows in their places, as all but `FeynmanKac` do.
+    only, and the VAE decodes the one that is kept. Where the denoiser cannot be run on a part of its rows (a cache,
+    sound besides pictures) it runs whole, and `nfe` says so. The guidance is that of `best_of`; it must leave rows in
+    their places, as all but `FeynmanKac` do.
 
     Example::
 
@@ -101,6 +103,8 @@ def successive_halving(
     race = Race(pipe, (panel, last), prompts, n, rungs, preview)
     undo = [patch(module, "forward", partial(race.forward, module)) for module in denoisers(pipe)]
     undo.append(patch(cast(Any, pipe).scheduler, "step", race.step))
+    if hasattr(vae := getattr(pipe, "vae", None), "decode"):
+        undo.append(patch(vae, "decode", race.decode))
     before = ALIVE.set(None)
     try:
         call = {"num_images_per_prompt": n, "callback_on_step_end": race.after_step} | kwargs
@@ -109,8 +113,15 @@ def successive_halving(
         ALIVE.reset(before)
         for undo_one in reversed(undo):
             undo_one()
-    chosen, scores = race.finish()
+    chosen, scores = race.result or race.finish()
     return BestOf(pick(images, chosen, n), chosen, scores, race.rows / len(prompts))
+
+
+def among_zeros(made: torch.Tensor, keep: torch.Tensor, rows: int) -> torch.Tensor:
+    """What was `made` of the rows `keep` ``(kept,)``, in their places among so many `rows`."""
+    zeros = torch.zeros((rows, *made.shape[1:]), dtype=made.dtype, device=made.device)
+    zeros[keep.to(zeros.device)] = made
+    return zeros
 
 
 class Race:
@@ -122,6 +133,7 @@ class Race:
     Attributes:
         left: the images of each prompt that are left, their places among its n ``(prompts, left)``.
         rows: of the denoiser, that ran so far.
+        result: what `finish` returned after the last step; `None` before.
     """
 
     def __init__(
@@ -141,6 +153,7 @@ class Race:
         self.clock = GuidedSampling(Static(1.0), pipe.scheduler)  # which knows steps and noise levels
         self.taken: dict[str, Any] = {}
         self.final: torch.Tensor | None = None
+        self.result: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def alive(self) -> torch.Tensor:
@@ -165,11 +178,19 @@ class Race:
         call.arguments.update(take_rows(call.arguments, rows, keep, isinstance(first, (tuple, list))))
         output = stock(*call.args, **call.kwargs)
         self.rows += len(keep)
-        made = tensor_of(output)
-        zeros = torch.zeros((rows, *made.shape[1:]), dtype=made.dtype, device=made.device)
-        zeros[keep.to(zeros.device)] = made
+        zeros = among_zeros(tensor_of(output), keep, rows)
         filled: Any = list(zeros) if isinstance(output[0], (tuple, list)) else zeros
         return (filled,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=filled)
+
+    def decode(self, stock: Callable, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The autoencoder's own; after the last step of the images that are kept alone, zeros for the others."""
+        rows = len(self.prompts) * self.n
+        if self.result is None or len(z) != rows:
+            return stock(z, *args, **kwargs)
+        keep = torch.arange(len(self.prompts)) * self.n + self.result[0]
+        output = stock(*(take_rows(value, rows, keep) for value in (z, *args)), **take_rows(kwargs, rows, keep))
+        sample = among_zeros(output[0], keep, rows)
+        return (sample,) if isinstance(output, tuple) else DecoderOutput(sample=sample)
 
     def step(self, stock: Callable, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's own step, of which it is kept what it was asked for."""
@@ -194,6 +215,8 @@ class Race:
             kept = best[:, : -(-scores.shape[1] // 2)].sort(1).values
             self.left = self.left.gather(1, kept)
         ALIVE.set(self.alive)
+        if done >= total and self.result is None:  # before the pictures are decoded
+            self.result = self.finish()
         alive = self.alive.to(latents.device)
         if alive.all():
             return {}

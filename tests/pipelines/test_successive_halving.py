@@ -99,6 +99,20 @@ def test_passes_are_those_of_the_denoiser(stock):
     assert "forward" not in pipe.unet.__dict__ and "step" not in pipe.scheduler.__dict__, "no patch stays"
 
 
+@pytest.mark.parametrize("host", ["sd", "sd3", "flux"])
+def test_only_the_kept_one_is_decoded(stock, host):
+    """After what the judges of pictures looked at: the finished two of each prompt."""
+    pipe, rows = stock(host), []
+    undo = patch(pipe.vae, "decode", lambda stock, z, *args, **kwargs: rows.append(len(z)) or stock(z, *args, **kwargs))
+    last = FunctionEvaluator(brightness, "last", "pixels")
+    call = {"rungs": (0.25,), "final_evaluators": [last], "output_type": "pt"} | options(host)
+    made = successive_halving(pipe, PROMPTS, N, [spied([], "noisy")], **call)
+    undo()
+    assert rows == [2 * 2, 2] and "decode" not in pipe.vae.__dict__
+    whole = pipe(PROMPTS, num_images_per_prompt=N, output_type="pt", **options(host)).images
+    np.testing.assert_allclose(made.images, whole[torch.arange(2) * N + made.chosen], atol=1e-3)
+
+
 def test_steps_within_the_passes_of_one_image():
     for asked in range(4, 60):
         for n, rungs in ((4, (0.25,)), (4, (0.3, 0.4)), (2, ()), (3, (0.5,))):
