@@ -21,6 +21,7 @@ from .scenes import (
 
 OBJECTS = (8, 14)  # beside the sign, fewest and most
 RADII = (3.4, 4.2)  # px
+PATIENCE = 2000  # draws in a row that do not fit, after which none ever will
 
 
 def sample_clutter(rng: np.random.Generator, split: str = "train") -> SceneSpec:
@@ -38,15 +39,19 @@ def sample_clutter(rng: np.random.Generator, split: str = "train") -> SceneSpec:
         word = "".join(rng.choice(list(LETTERS), size=rng.integers(2, MAX_WORD + 1)))
     sign_color = str(rng.choice(COLORS))
     groups: dict[tuple[str, str], Group] = {}
-    left = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
+    wanted = left = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
+    missed = 0
     while left:
+        if missed == PATIENCE:  # the kinds that are held out are few, and may all be there
+            groups, left, missed = {}, wanted, 0
+        missed += 1
         count = int(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15)))
         group = Group(count, str(rng.choice(COLORS)), str(rng.choice(SHAPES)))
         kind = group.color, group.shape
         if group.color == sign_color or kind in groups or count > left or group_is_held_out(group) != held_out:
             continue
         groups[kind] = group
-        left -= count
+        left, missed = left - count, 0
     return SceneSpec(tuple(groups.values()), text=word, sign_color=sign_color)
 
 

@@ -50,6 +50,13 @@ def test_the_sign_has_small_letters_and_a_colour_of_its_own(pictures):
             )
 
 
+def test_where_no_kind_is_left_it_begins_anew():
+    """Of the kinds that are held out all are there, and one object is still wanted: this would go on for ever."""
+    scene = make_clutter(2157396493805640351, "test")
+    assert OBJECTS[0] <= sum(group.count for group in scene.spec.groups) <= OBJECTS[1]
+    assert all(group_is_held_out(group) for group in scene.spec.groups)
+
+
 def test_splits(pictures):
     assert not any(is_held_out(scene.spec) for scene in pictures)
     for seed in range(10):
