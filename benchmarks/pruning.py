@@ -15,6 +15,7 @@ models of that size take a GPU. ``--judge`` asks the embedded model about pictur
 counts how often it prefers the same of two pictures with part of its tokens.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -40,7 +41,7 @@ from .provenance import commit
 from .pruned_judge import measure_judge
 from .pruning_shapes import ENCODERS, SHAPES, build, inputs
 
-BUDGETS = {"100": 1.0, "50": 0.5, "33": 0.33, "22": 0.22, "11": 0.11}
+BUDGETS = ("100", "50", "33", "22", "11")  # percent
 ROWS = 8  # prompts in a batch whose costs are counted
 IMAGES = 2  # in each of them: 512 visual tokens in the embedded model
 RENUMBERED = ("transprune", "fastv")  # methods whose answers are also counted with contiguous positions
@@ -232,6 +233,13 @@ def show(report: dict[str, Any]) -> None:
         print(f"{name:15} skipped: {reason}")
 
 
+def percent(text: str) -> str:
+    """A whole number of percent above 0, as of ``--budgets``."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 100, got {text!r}")
+    return text
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark pruning", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer questions and repeats, of a shape fewer budgets")
@@ -242,7 +250,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="folder of a LLaVA with its processor; default: the embedded model")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="a genuine configuration with random weights")
     parser.add_argument("--methods", nargs="+", choices=tuple(TOKEN_PRESETS), help="presets to measure; default: all")
-    parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), help="percent left; default: all, see --quick")
+    parser.add_argument(
+        "--budgets", nargs="+", type=percent, help=f"percent left; default: {' '.join(BUDGETS)}, see --quick"
+    )
     parser.add_argument("--judge", action="store_true", help="the embedded model as a judge of n / 10 pairs")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args(argv)
@@ -251,7 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     questions = (60 if args.quick else 600) if args.n is None else args.n
     folder = args.model or tinyworld.WEIGHTS / "lvlm"
     methods = args.methods or tuple(TOKEN_PRESETS)
-    budgets = {name: BUDGETS[name] for name in args.budgets or (("33", "11") if args.quick and args.shape else BUDGETS)}
+    names = args.budgets or (("33", "11") if args.quick and args.shape else BUDGETS)
+    budgets = {name: int(name) / 100 for name in names}
     try:
         if min(repeats, questions) < 1:
             raise ValueError(f"`n` and `repeats` must be at least 1, got {questions} and {repeats}.")

@@ -11,7 +11,7 @@ from benchmarks import answers, pruned_judge, pruning, pruning_shapes
 from tinyworld.questions import KINDS
 
 __all__ = ["lvlm_weights"]
-FEW = {"100": 1.0, "22": 0.22}
+FEW = ("100", "22")
 NAMES = ("transprune", "visionzip", "zero-tprune", "random")
 
 
@@ -149,6 +149,18 @@ def test_bad_arguments(arguments, message, monkeypatch, tmp_path, capsys):
     assert pruning.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_any_percent_is_a_budget(lvlm_weights, monkeypatch, capsys):
+    monkeypatch.setattr("tinyworld.WEIGHTS", lvlm_weights)
+    call = ["--quick", "-n", "2", "--repeats", "1", "--json", "--methods", "random", "--budgets", "100", "44"]
+    assert pruning.main(call) == 0
+    budgets = json.loads(capsys.readouterr().out)["presets"]["random"]
+    assert list(budgets) == ["100", "44"] and budgets["44"]["kv_bytes_ratio"] < budgets["100"]["kv_bytes_ratio"] == 1
+    for wrong in ("0", "101", "0.5"):
+        with pytest.raises(SystemExit):
+            pruning.main(["--budgets", wrong])
+        assert "must be a whole number from 1 to 100" in capsys.readouterr().err
 
 
 def test_a_judge_that_sees_part_of_its_tokens(lvlm_weights, monkeypatch, capsys):
