@@ -66,7 +66,8 @@ def grids(search: GreedySearch) -> Grids:
         add("dynamic", Method(search, steps=steps, options=ANCESTRAL), "ancestral")
         add("noise_search", Method(draws, steps=steps, options=own), SCALE)
         add("noise_search", Method(scales, steps=steps, options=own), SCALE, "scales")
-        add("default", rivals.halved(search, steps))
+        for n in (4, 8, 16):
+            add("default", rivals.halved(search, steps, n))
         for strength in (0.4, 0.8):
             add("cfg_plus_plus", Method(CFGPlusPlus(strength), steps=steps), strength)
         sampler: Any = EpsilonGreedy(draws.of_noise, SCALE, 0.4, 0.15, rounds=4, candidates=4)

@@ -48,10 +48,11 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
     }
 
 
-def halved(search: GreedySearch, steps: int) -> Method:
-    """What `generate` does unasked, in the passes of one picture of `steps`."""
-    default, each = default_guidance(list(search.evaluators.values())), steps_within(**HALVING, asked=steps)
-    return Method(default, best=True, steps=each, options=ANCESTRAL | {"guidance_scale": SCALE}, asked=True, **HALVING)
+def halved(search: GreedySearch, steps: int, n: int = HALVING["n"]) -> Method:
+    """What `generate` does unasked, in the passes of one picture of `steps`; or with another number that is begun."""
+    plan = HALVING | {"n": n}
+    default, each = default_guidance(list(search.evaluators.values())), steps_within(**plan, asked=steps)
+    return Method(default, best=True, steps=each, options=ANCESTRAL | {"guidance_scale": SCALE}, asked=True, **plan)
 
 
 def static(quick: bool) -> dict[str, Method]:
