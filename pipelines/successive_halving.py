@@ -185,7 +185,8 @@ class Race:
     def decode(self, stock: Callable, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The autoencoder's own; after the last step of the images that are kept alone, zeros for the others."""
         rows = len(self.prompts) * self.n
-        if self.result is None or len(z) != rows:
+        # Frames of a video may come as rows, a part at a time.
+        if self.result is None or len(z) != rows or z.numel() != cast(torch.Tensor, self.final).numel():
             return stock(z, *args, **kwargs)
         keep = torch.arange(len(self.prompts)) * self.n + self.result[0]
         output = stock(*(take_rows(value, rows, keep) for value in (z, *args)), **take_rows(kwargs, rows, keep))

@@ -7,11 +7,12 @@ from diffusers import DDPMScheduler
 
 from evaluators.base import FunctionEvaluator
 from guidance import Budget, GreedySearch, NoiseSearch, Static
+from guidance.panel import Panel
 from guidance.sampling import ALIVE
 from guidance.schedulers import noise_schedule
 from pipelines import best_of, guide, successive_halving
 from pipelines.patch import patch
-from pipelines.successive_halving import HALVING, image_steps, steps_within
+from pipelines.successive_halving import HALVING, Race, image_steps, steps_within
 
 PROMPTS = ["two red circles", "a blue star"]
 N, STEPS = 4, 4
@@ -111,6 +112,16 @@ def test_only_the_kept_one_is_decoded(stock, host):
     assert rows == [2 * 2, 2] and "decode" not in pipe.vae.__dict__
     whole = pipe(PROMPTS, num_images_per_prompt=N, output_type="pt", **options(host)).images
     np.testing.assert_allclose(made.images, whole[torch.arange(2) * N + made.chosen], atol=1e-3)
+
+
+def test_frames_that_are_decoded_as_rows_are_all_decoded(stock):
+    """As many at a time as there are images: AnimateDiff's chunks."""
+    pipe, seen = stock("sd"), []
+    race = Race(pipe, (Panel([brightness]),) * 2, PROMPTS, 2, (), "vae")
+    race.final, race.result = torch.zeros(4, 4, 3, 8, 8), (torch.tensor([0, 1]), torch.zeros(2, 2))
+    race.decode(lambda z, **kwargs: seen.append(z.shape) or (z,), torch.ones(4, 4, 8, 8))
+    race.decode(lambda z, **kwargs: seen.append(z.shape) or (z,), torch.ones(4, 4, 3, 8, 8))
+    assert seen == [(4, 4, 8, 8), (2, 4, 3, 8, 8)]
 
 
 def test_steps_within_the_passes_of_one_image():
