@@ -128,10 +128,10 @@ def silent(evaluator: Evaluator, prompts: Sequence[str]) -> bool:
     return speaks_of is not None and not any(map(speaks_of, prompts))
 
 
-def in_their_places(scores: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-    """Scores of the rows that are `alive` ``(batch,)`` among zeros for the others."""
-    places = scores.new_zeros(len(alive), scores.shape[1])
-    places[alive.to(scores.device)] = scores
+def in_their_places(values: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    """What there is of the rows that are `alive` ``(batch,)`` bool, among zeros for the others."""
+    places = values.new_zeros(len(alive), *values.shape[1:])
+    places[alive.to(values.device)] = values
     return places
 
 

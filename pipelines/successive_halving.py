@@ -15,7 +15,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from evaluators.base import Evaluator
 from evaluators.pixel.preview import Preview, make_preview
 from guidance import Static
-from guidance.panel import Panel, preferred
+from guidance.panel import Panel, in_their_places, preferred
 from guidance.sampling import ALIVE, GuidedSampling
 from guidance.schedulers import denoised
 
@@ -117,13 +117,6 @@ def successive_halving(
     return BestOf(pick(images, chosen, n), chosen, scores, race.rows / len(prompts))
 
 
-def among_zeros(made: torch.Tensor, keep: torch.Tensor, rows: int) -> torch.Tensor:
-    """What was `made` of the rows `keep` ``(kept,)``, in their places among so many `rows`."""
-    zeros = torch.zeros((rows, *made.shape[1:]), dtype=made.dtype, device=made.device)
-    zeros[keep.to(zeros.device)] = made
-    return zeros
-
-
 class Race:
     """One call of a pipeline, some of whose rows are dropped on the way.
 
@@ -178,7 +171,7 @@ class Race:
         call.arguments.update(take_rows(call.arguments, rows, keep, isinstance(first, (tuple, list))))
         output = stock(*call.args, **call.kwargs)
         self.rows += len(keep)
-        zeros = among_zeros(tensor_of(output), keep, rows)
+        zeros = in_their_places(tensor_of(output), needed)
         filled: Any = list(zeros) if isinstance(output[0], (tuple, list)) else zeros
         return (filled,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=filled)
 
@@ -188,9 +181,10 @@ class Race:
         # Frames of a video may come as rows, a part at a time.
         if self.result is None or len(z) != rows or z.numel() != cast(torch.Tensor, self.final).numel():
             return stock(z, *args, **kwargs)
-        keep = torch.arange(len(self.prompts)) * self.n + self.result[0]
+        kept = torch.nn.functional.one_hot(self.result[0], self.n).bool().flatten()
+        keep = kept.nonzero()[:, 0]
         output = stock(*(take_rows(value, rows, keep) for value in (z, *args)), **take_rows(kwargs, rows, keep))
-        sample = among_zeros(output[0], keep, rows)
+        sample = in_their_places(output[0], kept)
         return (sample,) if isinstance(output, tuple) else DecoderOutput(sample=sample)
 
     def step(self, stock: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -215,10 +209,10 @@ class Race:
             best = scores.nan_to_num(nan=-torch.inf).argsort(dim=1, descending=True, stable=True)
             kept = best[:, : -(-scores.shape[1] // 2)].sort(1).values
             self.left = self.left.gather(1, kept)
-        ALIVE.set(self.alive)
+        ALIVE.set(alive := self.alive)
         if done >= total and self.result is None:  # before the pictures are decoded
             self.result = self.finish()
-        alive = self.alive.to(latents.device)
+        alive = alive.to(latents.device)
         if alive.all():
             return {}
         # Without a denoiser's guidance they would go anywhere, infinity included.
