@@ -28,13 +28,14 @@ from .metrics import paired_bootstrap
 from .pictures import folder, pending, run
 from .progress import progress
 from .provenance import commit
-from .quality import VALIDATION_SEED, prepare, read_prompts, tune
+from .quality import VALIDATION_SEED, read_prompts, tune
 from .rivals import ANCESTRAL, Method, named
 from .rivals.epsilon_greedy import EpsilonGreedy
 from .rivals.foresight import Foresight
 from .rivals.initial_noise import ZeroOrder
 from .rivals.rollover import Rollover
 from .rivals.searches import RUNGS
+from .workers import Cell, filling
 
 BUDGETS = (10, 20, 40, 80, 160)  # passes for each picture that is kept
 SCALE = 3.0
@@ -95,6 +96,11 @@ def grids(search: GreedySearch) -> Grids:
     return {name: {budget: grid for budget, grid in cells.items() if grid} for name, cells in table.items()}
 
 
+def by_name(search: GreedySearch) -> dict[str, Method]:
+    """All methods of `grids`."""
+    return {k: v for budgets in grids(search).values() for grid in budgets.values() for k, v in grid.items()}
+
+
 def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Everything that ``--json`` prints."""
     started, code = time.monotonic(), commit()
@@ -108,16 +114,26 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         if len(grid) > 1:
             passes += sum(pending(pipe, m, validation, range(1), tried(k)) for k, m in grid.items())
         passes += min(pending(pipe, m, prompts, seeds, test(k)) for k, m in grid.items())
-    bar, chosen, right = progress(pipe, passes, prompts), {}, {}
+    bar, names, told, right = progress(pipe, passes, prompts, args.workers), {}, {}, {}
+    with filling(pipe, by_name, args.workers, args.compile) as fill:
+        several = [name for _, _, grid in cells for name in grid if len(grid) > 1]
+        fill([Cell(name, validation, range(1), tried(name)) for name in several], bar)
+        for family, budget, grid in cells:
+            bar.set_description(f"{family} {budget}")
+            names[family, budget], told[family, budget] = next(iter(grid)), {}
+            if len(grid) > 1:
+                grid = {f"front:{k}": m for k, m in grid.items()}
+                best, told[family, budget] = tune(pipe, grid, validation, args.work, bar)
+                names[family, budget] = best.removeprefix("front:")
+        fill([Cell(name, prompts, seeds, test(name)) for name in names.values()], bar)
+    chosen = {}
     for family, budget, grid in cells:
         bar.set_description(f"{family} {budget}")
-        name, told = next(iter(grid)), {}
-        if len(grid) > 1:
-            name, told = tune(pipe, {f"front:{k}": m for k, m in grid.items()}, validation, args.work, bar)
-            name = name.removeprefix("front:")
+        name = names[family, budget]
         result = run(pipe, grid[name], prompts, seeds, test(name), bar)
         right[family, budget] = result["correct"].reshape(-1, args.seeds).astype(float)
-        chosen[family, budget] = {"method": name, "nfe": round(float(result["nfe"].mean()), 2), "validation": told}
+        nfe, tries = round(float(result["nfe"].mean()), 2), told[family, budget]
+        chosen[family, budget] = {"method": name, "nfe": nfe, "validation": tries}
     bar.close()
     return {
         "front": {
@@ -156,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, default=200, help="captions that ways to spend are tuned on")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="some of the families")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make pictures at once, in --work")
     parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON only")
@@ -168,7 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    prepare(pipe, args)
+    embedded.prepare(pipe, args.compile)
+    args.work = folder(args.work, "compiled") if args.compile else args.work
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))

@@ -105,7 +105,8 @@ def make(
     pictures are dropped on the way, `final` choose among finished ones in their place."""
     search: GreedySearch = pipe.guidance
     if method.asked:
-        evaluators, final = (evaluators, [asked()]) if method.rungs else ([asked()], None)
+        who: list[Evaluator] = [asked().to(pipe.device)]
+        evaluators, final = (evaluators, who) if method.rungs else (who, None)
     panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
     weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}
     texts, n = [text for text, _ in rows], method.n
@@ -170,6 +171,6 @@ def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
     return json.loads(json.dumps(values | {"calibration": calibration}))
 
 
-def folder(work: Path | None, *names: str) -> Path | None:
-    """Where the batches of a method are kept."""
+def folder(work: Path | None, *names: str) -> Any:
+    """Where the batches of a method are kept; `None` without `work`."""
     return None if work is None else work.joinpath(*(name.replace(":", "_") for name in names))

@@ -16,10 +16,10 @@ from .rivals import Method
 PROBE = 4  # steps
 
 
-def progress(pipe: TinyWorldPipeline, passes: int, prompts: Sequence[str]) -> Any:
-    """A bar (tqdm) of so many `passes` of the denoiser, whose time at the speed of this machine is printed first.
-    `prompts` are what the speed is tried on."""
-    if passes:
+def progress(pipe: TinyWorldPipeline, passes: int, prompts: Sequence[str], workers: int = 0) -> Any:
+    """A bar (tqdm) of so many `passes` of the denoiser, whose time at the speed of this machine is printed first, but
+    not for several `workers`, of which only the bar can tell. `prompts` are what the speed is tried on."""
+    if passes and not workers:
         per_second = speed(pipe, prompts)
         about = f"{passes:,} passes of the denoiser, {per_second:.0f} a second: about {duration(passes / per_second)}"
         print(about, file=sys.stderr, flush=True)

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 
@@ -30,7 +29,6 @@ from pipelines import TinyWorldPipeline
 from tinyworld.captions import CATEGORIES, caption, parse_caption, sample_spec
 from tinyworld.recipes.data import captions_of
 from training.loop import hardware
-from training.quick import quicken
 
 from . import embedded, rivals
 from .metrics import (
@@ -49,6 +47,7 @@ from .pictures import folder, pending, run, settings
 from .progress import progress
 from .provenance import commit
 from .rivals import STEPS, Method
+from .workers import Cell, filling
 
 VALIDATION_SEED = 1  # 0 is that of the calibration
 
@@ -144,6 +143,12 @@ def comparisons(
     return table
 
 
+def by_name(search: GreedySearch) -> dict[str, Method]:
+    """All methods, those of ``--quick`` as well."""
+    tables = [*rivals.families(search).values(), rivals.quick_rivals(), rivals.ablations(search)]
+    return {k: v for table in tables for k, v in table.items()} | rivals.static(False) | rivals.ours(search, False)
+
+
 def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Everything that ``--json`` prints."""
     started, code = time.monotonic(), commit()  # which may be another one when it is done
@@ -158,19 +163,25 @@ def evaluate(pipe: TinyWorldPipeline, prompts: list[str], args: argparse.Namespa
         table = rivals.ablations(search)
         ours |= {f"ablation:{name}": table[f"ablation:{name}"] for name in args.ablations} or table
     seeds, test = range(args.seeds), lambda name: folder(args.work, "test", name)
+    tried = lambda name: folder(args.work, "validation", name)  # noqa: E731
     passes = sum(
-        pending(pipe, method, validation, range(1), folder(args.work, "validation", name))
+        pending(pipe, method, validation, range(1), tried(name))
         for grid in grids.values()
         for name, method in grid.items()
     )
     passes += sum(pending(pipe, method, prompts, seeds, test(k)) for k, method in (methods | ours).items())
     # Which of a grid will be chosen is not known yet: as if it were the one of which most is there.
     passes += sum(min(pending(pipe, m, prompts, seeds, test(k)) for k, m in grid.items()) for grid in grids.values())
-    bar = progress(pipe, passes, prompts)
-    for name, grid in grids.items():
-        bar.set_description(f"tuning {name}")
-        chosen, tuned[name] = tune(pipe, grid, validation, args.work, bar)
-        methods[chosen] = grid[chosen]
+    bar = progress(pipe, passes, prompts, args.workers)
+    with filling(pipe, by_name, args.workers, args.compile) as fill:
+        names = [name for grid in grids.values() for name in grid]
+        asked_for = [Cell(name, prompts, seeds, test(name)) for name in methods | ours]
+        fill([Cell(name, validation, range(1), tried(name)) for name in names] + asked_for, bar)
+        for name, grid in grids.items():
+            bar.set_description(f"tuning {name}")
+            chosen, tuned[name] = tune(pipe, grid, validation, args.work, bar)
+            methods[chosen] = grid[chosen]
+        fill([Cell(name, prompts, seeds, test(name)) for name in methods], bar)
     methods |= ours
     results, clip = {}, load_evaluator("clip", tinyworld.WEIGHTS / "clip")
     for name, method in methods.items():
@@ -218,6 +229,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     for name in ("n", "seeds", "validation"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
+    if args.workers < 0 or (args.workers and args.work is None):
+        raise ValueError(f"`--workers` must be 0, or processes that share the folder of `--work`; got {args.workers}.")
     if args.prompts is None:
         return held_out_prompts(args.n or (60 if args.quick else 300))
     if not args.prompts.is_file():
@@ -244,17 +257,6 @@ def check_ablations(names: Sequence[str] | None, search: GreedySearch) -> None:
         raise ValueError(f"`--ablations` must name some of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
 
 
-def prepare(pipe: TinyWorldPipeline, args: argparse.Namespace) -> None:
-    """Makes `pipe` as fast as ``--compile`` says, and diffusers quiet; what is compiled is kept apart in ``--work``."""
-    if args.compile:
-        quicken(pipe)
-        args.work = folder(args.work, "compiled")
-    else:
-        for module in (pipe.unet, pipe.vae):
-            module.to(memory_format=torch.channels_last)  # a sixth faster on a CPU
-    diffusers.utils.logging.set_verbosity_error()  # every guider warns that guiders are new
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark quality", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
@@ -265,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ablations", nargs="*", metavar="NAME", help="the search with one thing changed; default all")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make pictures at once, in --work")
     parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON only")
@@ -277,7 +280,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    prepare(pipe, args)
+    embedded.prepare(pipe, args.compile)
+    args.work = folder(args.work, "compiled") if args.compile else args.work
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))

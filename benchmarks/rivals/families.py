@@ -44,6 +44,7 @@ def ours(search: GreedySearch, quick: bool) -> dict[str, Method]:
         "default": Method(default, options=ANCESTRAL),
         "default:halving": halved(search, STEPS),
         "default:halving:16": halved(search, 16),
+        "default:halving:40": halved(search, 40),
         "dynamic:ancestral": Method(search, options=ANCESTRAL),
     }
 
@@ -111,6 +112,13 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
                 (3.0, ("scales",), search.scales),
                 (4.5, ("scales",), search.scales),
             )
+        }
+    for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // 2)):  # by whom the default asks
+        label = f"best_of_2_asked{suffix}"
+        table[label] = {
+            named(label, s, *which): Method(Static(s), 2, True, steps, options, asked=True)
+            for which, options in (((), {}), (("ancestral",), ANCESTRAL))
+            for s in SCALES
         }
     for n in (2, 4):
         for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // n)):
