@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import tinyworld
 from benchmarks import embedded as embedded_model
 from benchmarks import pictures, rivals
+from benchmarks.provenance import weights_digest
 from benchmarks.rivals import annealing
 from benchmarks.rivals.epsilon_greedy import EpsilonGreedy, neighbour
 from benchmarks.rivals.foresight import Foresight
@@ -160,6 +162,11 @@ def test_annealing_is_trained(pipe, tmp_path, monkeypatch):
 
 
 @torch.no_grad()
+def test_annealing_is_of_the_weights_that_ship():
+    """Where it is of others, the family is silently not compared."""
+    assert annealing.trained(weights_digest(tinyworld.WEIGHTS / "text_to_image")) is not None
+
+
 def test_the_losses_of_annealing(pipe):
     """The error of the guided noise is least where the model knows the noise; no guidance leaves both apart."""
     model = Model(pipe, PROMPTS, generators(), STEPS)
