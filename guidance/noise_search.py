@@ -112,15 +112,21 @@ class NoiseSearch(GreedySearch):
 
 
 def draws(step: DenoisingStep, noises: int) -> list[list[torch.Generator]]:
-    """`noises` lists of one generator for each row, seeded from the pipeline's own."""
+    """`noises` lists of one generator for each row, seeded from the pipeline's own and where that is; where there is
+    none, where the latents are."""
     given, rows = step.step_kwargs.get("generator"), len(step.sample)
-    streams = given if isinstance(given, list) else [given] * rows
-    table = []
-    for _ in range(noises):
-        generators = []
-        for stream in streams:
-            device = torch.device("cpu") if stream is None else stream.device
-            seed = int(torch.randint(2**62, (1,), generator=stream, device=device))
-            generators.append(torch.Generator(device).manual_seed(seed))
-        table.append(generators)
-    return table
+    if isinstance(given, list):
+        devices = [stream.device for stream in given]
+        columns = [_seeds(stream, noises) for stream in given]
+        table = [list(row) for row in zip(*columns, strict=True)]
+    else:
+        devices = [step.sample.device if given is None else given.device] * rows
+        flat = _seeds(given, noises * rows)
+        table = [flat[first : first + rows] for first in range(0, len(flat), rows)]
+    return [[torch.Generator(d).manual_seed(seed) for d, seed in zip(devices, row, strict=True)] for row in table]
+
+
+def _seeds(stream: torch.Generator | None, count: int) -> list[int]:
+    """Of `stream`, or of PyTorch's global one; read at once, for a GPU is waited for."""
+    device = torch.device("cpu") if stream is None else stream.device
+    return torch.randint(2**62, (count,), generator=stream, device=device).tolist()

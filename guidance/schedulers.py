@@ -1,7 +1,7 @@
 """What guidance must know of a diffusers scheduler: its noise levels, its x0, and a step that leaves no trace."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeGuard
 
@@ -197,13 +197,46 @@ def probe(
     The step runs on a copy that is shallow but for the history: lists, and tensors shaped as the latents (PNDM adds
     into one). Every call draws the same noise.
     """
-    twin = copy.copy(scheduler)
-    for key, value in scheduler.__dict__.items():
-        if isinstance(value, list):
-            twin.__dict__[key] = list(value)
-        elif isinstance(value, torch.Tensor) and value.shape == sample.shape:
-            twin.__dict__[key] = value.clone()
-    twin.__dict__.pop("step", None)  # `OnlineGuider` replaces that of the instance
     arguments = step_kwargs | {"model_output": prediction, "timestep": timestep, "sample": sample, "return_dict": False}
     with _randomness_untouched(step_kwargs.get("generator"), sample.device):
-        return twin.step(**arguments)[0]
+        return _twin(scheduler, sample.shape, torch.clone).step(**arguments)[0]
+
+
+def probe_draws(
+    scheduler: Scheduler,
+    prediction: torch.Tensor,
+    timestep: torch.Tensor,
+    sample: torch.Tensor,
+    step_kwargs: dict[str, Any],
+    draws: Sequence[list[torch.Generator]],
+) -> torch.Tensor:
+    """What `probe` returns with the generators of each of `draws`, one for each row: ``(draws, batch, ...)``. It is one
+    step of the scheduler, on as many copies of the latents, but where it was told or keeps something for each row."""
+    told = any(isinstance(value, torch.Tensor) and value.ndim for value in (timestep, *step_kwargs.values()))
+    if told or getattr(scheduler, "noise_sampler", None) is not None:  # a Brownian tree of all rows
+        alone = (step_kwargs | {"generator": draw} for draw in draws)
+        return torch.stack([probe(scheduler, prediction, timestep, sample, kwargs) for kwargs in alone])
+
+    def copies(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.repeat(len(draws), *[1] * (tensor.ndim - 1))
+
+    every = [generator for draw in draws for generator in draw]
+    arguments = step_kwargs | {"generator": every, "timestep": timestep, "return_dict": False}
+    arguments |= {"model_output": copies(prediction), "sample": copies(sample)}
+    with _randomness_untouched(every, sample.device):
+        latents = _twin(scheduler, sample.shape, copies).step(**arguments)[0]
+    return latents.unflatten(0, (len(draws), -1))
+
+
+def _twin(scheduler: Scheduler, shape: torch.Size, copied: Callable[[torch.Tensor], torch.Tensor]) -> Scheduler:
+    """A copy of `scheduler` that shares no history with it: what is of the latents' `shape` is `copied`."""
+
+    def own(value: Any) -> Any:
+        return copied(value) if isinstance(value, torch.Tensor) and value.shape == shape else value
+
+    twin = copy.copy(scheduler)
+    for key, value in scheduler.__dict__.items():
+        if isinstance(value, (list, torch.Tensor)):
+            twin.__dict__[key] = [own(item) for item in value] if isinstance(value, list) else own(value)
+    twin.__dict__.pop("step", None)  # `OnlineGuider` replaces that of the instance
+    return twin

@@ -10,7 +10,7 @@ import torch
 from evaluators.base import Evaluator
 
 from .formula import Formula
-from .schedulers import Scheduler, denoised, is_affine, probe
+from .schedulers import Scheduler, denoised, is_affine, probe, probe_draws
 
 
 class Decision(NamedTuple):
@@ -146,27 +146,27 @@ class DenoisingStep:
             if self.preview is None:  # `GuidedSampling` sees to it for all that `evaluators_of` finds
                 raise ValueError("`guidance` asks a judge of pictures that it does not name in `evaluators`.")
             return pictures(self.candidates(scales, "denoised", rows=rows), self.preview)
-        draws = [None] if generators is None else generators
         if self.formula.affine and is_affine(self.scheduler):
             plain = type(self.formula) is Formula  # whose predictions at 0 and 1 are known
             at_0 = self.pred_uncond if plain else self.guided(self.full(0.0))
             at_1 = self.pred_cond if plain else self.guided(self.full(1.0))
-            starts = torch.stack([self._outcome(at_0, space, draw) for draw in draws], dim=1)
-            direction = self._outcome(at_1, space, draws[0]) - starts[:, 0]
+            starts = self._outcomes(at_0, space, generators)
+            direction = self._outcomes(at_1, space, generators and generators[:1])[:, 0] - starts[:, 0]
             s = torch.tensor(scales, device=direction.device).view(-1, *[1] * (direction.ndim - 1))
             found = (starts[:, :, None] + (s * direction[:, None])[:, None]).flatten(1, 2)
         else:
             guided = [self.guided(self.full(s)) for s in scales]
-            found = torch.stack([self._outcome(p, space, draw) for draw in draws for p in guided], dim=1)
+            found = torch.stack([self._outcomes(p, space, generators) for p in guided], dim=2).flatten(1, 2)
         return found if rows is None else found[rows.to(found.device)]
 
-    def _outcome(
-        self, prediction: torch.Tensor, space: str, generator: list[torch.Generator] | None = None
+    def _outcomes(
+        self, prediction: torch.Tensor, space: str, generators: Sequence[list[torch.Generator]] | None
     ) -> torch.Tensor:
+        """What one `prediction` leads to with the noise of each list of `generators`, ``(batch, N, C, H, W)``."""
         if space == "denoised":
-            return self.unpack(self.denoised(prediction)).float()
-        drawn = {} if generator is None else {"generator": generator}
-        output = self.to_model_output(prediction)
-        latents = probe(self.scheduler, output, self.timestep, self.sample, self.step_kwargs | drawn)
+            found = self.unpack(self.denoised(prediction)).float()
+            return torch.stack([found] * len(generators or [None]), 1)
+        about = self.scheduler, self.to_model_output(prediction), self.timestep, self.sample, self.step_kwargs
+        latents = probe(*about)[None] if generators is None else probe_draws(*about, generators)
         alpha, sigma = self.next_level
-        return self.unpack(latents).float() / (alpha**2 + sigma**2) ** 0.5
+        return torch.stack([self.unpack(each) for each in latents], 1).float() / (alpha**2 + sigma**2) ** 0.5

@@ -1,6 +1,7 @@
 """What a step makes of a scheduler: every candidate without a mark left, and the levels of noise around it."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scheduler_cases import (
     FLOW_CASES,
     GENERATORS,
     PREDICTIONS,
+    ROWS,
     SCALES,
     build,
     randn,
@@ -19,7 +21,7 @@ from scheduler_cases import (
     steps,
 )
 
-from guidance.schedulers import AFFINE, denoised, is_affine, noise_schedule, probe
+from guidance.schedulers import AFFINE, denoised, is_affine, noise_schedule, probe, probe_draws
 
 
 def copied_step(step, scale):
@@ -103,6 +105,48 @@ def test_probing_leaves_no_mark(name, generator):
         assert all(map(torch.equal, before[1], [g.get_state() for g in generators]))
         assert torch.equal(before[2], torch.get_rng_state())
         assert torch.equal(first, again), "every candidate must see the same noise"
+
+
+@pytest.mark.parametrize("name", CASES | FLOW_CASES)
+def test_draws_in_one_step_are_those_of_a_step_each(name):
+    scheduler = build(name)
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        pytest.skip("draws nothing by a generator")
+    draws = [[seeded(10 * k + row) for row in range(ROWS)] for k in range(4)]
+    steps_seen = 0
+    for step in steps(scheduler, seeded(1), eta=1.0):
+        before = state(scheduler), [g.get_state() for draw in draws for g in draw], torch.get_rng_state()
+        about = scheduler, step.pred_cond, step.timestep, step.sample
+        together = probe_draws(*about, step.step_kwargs, draws)
+        alone = torch.stack([probe(*about, step.step_kwargs | {"generator": draw}) for draw in draws])
+        assert torch.equal(together, alone)
+        assert [k for k, v in before[0].items() if not same(v, scheduler.__dict__[k])] == []
+        assert all(map(torch.equal, before[1], [g.get_state() for draw in draws for g in draw]))
+        assert torch.equal(before[2], torch.get_rng_state())
+        steps_seen += 1
+    assert steps_seen >= 6
+
+
+@torch.no_grad()
+def test_draws_of_a_scheduler_that_is_told_of_each_row():
+    """It steps for each draw alone: what it was told cannot be repeated by one who does not know it."""
+    scheduler = build("ddim")
+    step = next(steps(scheduler, seeded(1), eta=1.0))
+    draws = [[seeded(10 * k + row) for row in range(ROWS)] for k in range(2)]
+    shape, asked = list(step.sample.shape), []
+
+    class Told:
+        config, timesteps = scheduler.config, scheduler.timesteps
+
+        def step(self, model_output, timestep, sample, shift, generator, return_dict):
+            asked.append(len(sample))
+            noise = torch.cat([torch.randn(1, *shape[1:], generator=g) for g in generator])
+            return (sample + shift[:, None, None, None] * noise,)
+
+    shift = torch.arange(ROWS)
+    found = probe_draws(Told(), step.pred_cond, step.timestep, step.sample, {"shift": shift}, draws)
+    assert asked == [ROWS, ROWS] and found.shape == (2, *shape)
+    assert torch.equal(found[:, 0], step.sample[:1].expand(2, -1, -1, -1)) and not torch.equal(found[0, 1], found[1, 1])
 
 
 def test_a_failing_probe_restores_randomness():
