@@ -24,7 +24,12 @@ from .rivals import Method
 from .rivals.model import Model
 
 BATCH = {"cpu": 32, "cuda": 256}  # pictures made together; a GPU waits for the launches of smaller ones
-asked = functools.cache(embedded_judge)  # the one whom methods ask
+
+
+@functools.cache
+def asked(device: torch.device) -> Evaluator:
+    """The one whom methods ask."""
+    return embedded_judge().to(device)
 
 
 def run(
@@ -105,7 +110,7 @@ def make(
     pictures are dropped on the way, `final` choose among finished ones in their place."""
     search: GreedySearch = pipe.guidance
     if method.asked:
-        who: list[Evaluator] = [asked().to(pipe.device)]
+        who = [asked(pipe.device)]
         evaluators, final = (evaluators, who) if method.rungs else (who, None)
     panel = list(search.evaluators.values()) if evaluators is None else list(evaluators)
     weights = {name: weight for name, weight in search.weights.items() if name in [e.name for e in panel]}

@@ -42,8 +42,9 @@ class NoiseSearch(GreedySearch):
     Args:
         evaluators, weights, start, stop, every, pull: as of `GreedySearch`, at least one evaluator. A step that is not
             searched adds the noise that the pipeline itself would.
-        scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``. A single one
-            is static guidance, and then draws are compared at it.
+        scales: candidate guidance scales as of `GreedySearch`; `None` leaves the pipeline's own ``s_0``. Where that is
+            none of theirs, below the least or above the largest, draws are compared at the one next to it. A single
+            one is static guidance.
         noises: draws at each searched step, at least 2.
 
     Raises:
@@ -86,7 +87,7 @@ class NoiseSearch(GreedySearch):
             return Decision(step.previous, {})
         if "generator" not in inspect.signature(type(step.scheduler).step).parameters:
             raise ValueError(DETERMINISTIC.format(type(step.scheduler).__name__))
-        scale = self.scales[0] if len(self.scales) == 1 else step.own_scale
+        scale = min(max(step.own_scale, min(self.scales)), max(self.scales)) if self.scales else step.own_scale
         chosen, told = self.choose(draws(step, self.noises), scale, step)
         if len(self.scales) < 2:
             return Decision(step.full(scale) if self.scales else None, told, generator=chosen)

@@ -1,5 +1,6 @@
 """The embedded text-to-image model, with its evaluators."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ def default_guidance(evaluators: Sequence[Evaluator] | None = None) -> NoiseSear
 
 class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
     """``TinyWorldPipeline.from_pretrained()`` loads the weights inside the package, guided by `default_guidance`, with
-    a sampler that draws noise at each step."""
+    a sampler that draws noise at each step. Its own `guidance_scale`, at which draws are compared, is `SCALE`, not 7.5,
+    where none is given."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(super().__call__).bind(*args, **kwargs).arguments
+        if "guidance_scale" not in given:
+            kwargs["guidance_scale"] = SCALE
+        return super().__call__(*args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -46,3 +54,14 @@ class TinyWorldPipeline(DynamicGuidanceStableDiffusionPipeline):
             pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         pipe.guidance = default_guidance()
         return pipe
+
+
+def _own_signature() -> inspect.Signature:
+    """That of the pipeline's class, with the scale that is ours."""
+    inherited = inspect.signature(DynamicGuidanceStableDiffusionPipeline.__call__)
+    scale = inherited.parameters["guidance_scale"].replace(default=SCALE)
+    return inherited.replace(parameters=[*(inherited.parameters | {"guidance_scale": scale}).values()])
+
+
+TinyWorldPipeline.__call__.__doc__ = DynamicGuidanceStableDiffusionPipeline.__call__.__doc__
+TinyWorldPipeline.__call__.__signature__ = _own_signature()  # type: ignore[attr-defined]  # `inspect` reads this

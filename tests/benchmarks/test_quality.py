@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from benchmarks import embedded as embedded_model
 from benchmarks import pictures, quality, rivals
+from benchmarks.workers import Cell, filling
 from evaluators.base import FunctionEvaluator
 from guidance import GUIDERS, SCHEDULES, GreedySearch, Static
 from tinyworld.captions import CATEGORIES, is_held_out, parse_caption
@@ -140,7 +142,7 @@ def test_a_vision_language_model_keeps(pipe, monkeypatch, rungs):
         seen.append(candidates.shape[:2])
         return -candidates.flatten(2).mean(2)
 
-    monkeypatch.setattr(pictures, "asked", lambda: FunctionEvaluator(darkest, "darkest", "pixels"))
+    monkeypatch.setattr(pictures, "asked", lambda device: FunctionEvaluator(darkest, "darkest", "pixels"))
     found = pictures.make(pipe, replace(method, asked=True), rows)
     assert seen[-1] == (2, 2 if rungs else 4)
     assert found["images"].mean() <= pictures.make(pipe, method, rows)["images"].mean()
@@ -177,6 +179,24 @@ def test_run_goes_on_from_its_last_batch(pipe, tmp_path, monkeypatch):
     assert [[text for text, _ in rows] for rows in made] == [[prompts[0]] * 2, [prompts[1]] * 2]
     assert made[0][0][1] != made[0][1][1], "another seed"
     assert all(np.array_equal(whole[key], again[key]) for key in whole)
+
+
+def test_workers_make_what_one_process_would(tmp_path, monkeypatch):
+    """In processes of their own, with the weights that ship; what is there already is left alone."""
+    pipe, name, prompts = embedded_model.load(), "half_steps:3", ["a red circle", "two blue stars"]
+    embedded_model.prepare(pipe, False)
+    method = quality.by_name(pipe.guidance)[name]
+    expected = pictures.run(pipe, method, prompts, range(1), tmp_path / "alone")
+    monkeypatch.setitem(pictures.BATCH, "cpu", 1)
+    cell, told = Cell(name, prompts, range(1), tmp_path / "shared"), tqdm(disable=False)
+    pictures.run(pipe, method, prompts[:1], range(1), cell.folder)
+    with filling(pipe, quality.by_name, 1, False) as fill:
+        fill([cell], told)
+    assert told.n == method.passes, "one of two was there"
+    monkeypatch.setattr(pictures, "make", None)
+    found = pictures.run(pipe, method, prompts, range(1), cell.folder)
+    assert np.array_equal(found["correct"], expected["correct"])
+    assert np.abs(found["images"].astype(int) - expected["images"]).max() <= 1
 
 
 def test_comparisons():
@@ -254,6 +274,7 @@ def test_quick_report(embedded, tmp_path, capsys, monkeypatch):
         (["--seeds", "0"], "`seeds` must be at least 1"),
         (["--validation", "0"], "`validation` must be at least 1"),
         (["--only", "fdg", "fgd"], "got fgd"),
+        (["--workers", "2"], "`--workers` must be 0, or processes that share the folder of `--work`; got 2"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):

@@ -118,6 +118,15 @@ def test_the_record(stock):
     assert trace.to_pandas()["noise"].tolist()[:2] == step["noise"].tolist()
 
 
+@pytest.mark.parametrize("own, column", [(7.5, 2), (1.2, 0), (3.0, 1)])
+def test_draws_are_compared_at_a_scale_that_may_be_chosen(stock, own, column):
+    """The pipeline's own, or the candidate next to it."""
+    with guide(stock("sd"), NoiseSearch([level], [2.0, 3.0, 4.0], noises=4)) as traces:
+        call(stock("sd"), generator=generators(), eta=1.0, guidance_scale=own)
+    for step in traces[0].steps[:-1]:
+        torch.testing.assert_close(step["scores"]["level"][:, column], step["noise_scores"]["level"].amax(1))
+
+
 def test_only_those_that_read_noisy_latents_are_asked_about_draws(stock):
     """Predictions of the clean latents are the same for all draws, up to rounding, which uncalibrated evaluators would
     take for a difference."""
