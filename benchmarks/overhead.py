@@ -171,13 +171,14 @@ def host(shape: str, device: str, batch_size: int) -> tuple[DiffusionPipeline, d
 def wall_clock(
     pipe: DiffusionPipeline, search: GreedySearch, call: dict[str, Any], steps: int, batch_size: int, repeats: int
 ) -> dict[str, Any]:
-    """Seconds of the stock pipeline and of the same pipeline guided by the search, in turns on the same seeds."""
+    """Seconds of the stock pipeline and of the same pipeline guided by the search, in turns on the same seeds, whose
+    noise is drawn where the latents are."""
     pipe.set_progress_bar_config(disable=True)
     eta = 1.0 if search.noises > 1 else 0.0
     call = call | {"num_inference_steps": steps, "guidance_scale": GUIDANCE_SCALE, "eta": eta}
 
     def seconds(seed: int) -> float:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(pipe.device).manual_seed(seed)
         start = time.perf_counter()
         pipe(**call, generator=generator)
         if pipe.device.type == "cuda":

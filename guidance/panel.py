@@ -49,7 +49,8 @@ class Panel:
             ValueError: an evaluator wants a prompt and there is none, takes another number of latent channels, or
                 returns a wrong shape or values that are not finite.
         """
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(sample.device).manual_seed(0)
+        noise = torch.randn(sample.shape, generator=generator, device=sample.device)
         for name, evaluator in self.evaluators.items():
             if evaluator.needs_prompt and prompt is None:
                 raise ValueError(f"evaluator {name!r} reads the prompt, and the pipeline was given only embeddings.")
@@ -61,10 +62,9 @@ class Panel:
                     f"{sample.shape[1]}: it belongs to another VAE."
                 )
             if evaluator.space == "pixels":  # of one row, for a judge may be large
-                pictures = torch.rand(1, 2, 3, PROBE, PROBE, generator=generator).to(sample.device)
+                pictures = torch.rand(1, 2, 3, PROBE, PROBE, generator=generator, device=sample.device)
                 scores = score(evaluator, pictures, Context(prompt and prompt[:1], 0.0, 1.0))
             else:
-                noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample.device)
                 scores = score(evaluator, torch.stack([noise, -noise], 1), Context(prompt, 0.0, 1.0))
             if not scores.isfinite().all():
                 raise ValueError(f"evaluator {name!r} must return finite scores, got {scores.tolist()}.")

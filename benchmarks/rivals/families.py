@@ -113,10 +113,13 @@ def families(search: GreedySearch) -> dict[str, dict[str, Method]]:
                 (4.5, ("scales",), search.scales),
             )
         }
-    for suffix, steps in (("", STEPS), ("_equal_nfe", STEPS // 2)):  # by whom the default asks
-        label = f"best_of_2_asked{suffix}"
+    for label, n, steps in (  # kept by whom the default asks
+        ("best_of_2_asked", 2, STEPS),
+        ("best_of_2_asked_equal_nfe", 2, STEPS // 2),
+        ("best_of_4_asked_equal_nfe", 4, STEPS // 4),
+    ):
         table[label] = {
-            named(label, s, *which): Method(Static(s), 2, True, steps, options, asked=True)
+            named(label, s, *which): Method(Static(s), n, True, steps, options, asked=True)
             for which, options in (((), {}), (("ancestral",), ANCESTRAL))
             for s in SCALES
         }
