@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from commands.parser import Parser
@@ -28,7 +27,7 @@ from .metrics import paired_bootstrap
 from .pictures import folder, pending, run
 from .progress import progress
 from .provenance import commit
-from .quality import VALIDATION_SEED, read_prompts, tune
+from .quality import VALIDATION_SEED, parse, read_prompts, tune
 from .rivals import ANCESTRAL, Method, named
 from .rivals.epsilon_greedy import EpsilonGreedy
 from .rivals.foresight import Foresight
@@ -166,17 +165,9 @@ def measured(right: dict[tuple[str, int], Any], family: str, budget: int) -> dic
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmark front", __doc__)
-    parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
     parser.add_argument("-n", type=int, default=500, help="number of held-out prompts")
-    parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
-    parser.add_argument("--validation", type=int, default=200, help="captions that ways to spend are tuned on")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="some of the families")
-    parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make pictures at once, in --work")
-    parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     try:
         prompts = read_prompts(args)
         pipe = embedded.load().to(args.device)
@@ -186,7 +177,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     embedded.prepare(pipe, args.compile)
-    args.work = folder(args.work, "compiled") if args.compile else args.work
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))

@@ -257,21 +257,28 @@ def check_ablations(names: Sequence[str] | None, search: GreedySearch) -> None:
         raise ValueError(f"`--ablations` must name some of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser("benchmark quality", __doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
+def parse(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of `parser` and those of every benchmark of pictures that tunes what it compares."""
     parser.add_argument("--prompts", type=Path, help="captions to evaluate instead of the held-out ones, one a line")
-    parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
-    parser.add_argument("--validation", type=int, default=200, help="captions that rivals are tuned on")
-    parser.add_argument("--ablations", nargs="*", metavar="NAME", help="the search with one thing changed; default all")
-    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
+    parser.add_argument("--validation", type=int, default=200, help="captions that everything else is tuned on")
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished; a second run goes on from there")
     parser.add_argument("--workers", type=int, default=0, help="processes that make pictures at once, in --work")
     parser.add_argument("--compile", action="store_true", help="bfloat16 and torch.compile, in half the time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args(argv)
+    args.work = folder(args.work, "compiled") if args.compile else args.work
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("benchmark quality", __doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer prompts and methods; within 8 minutes on 2 cores")
+    parser.add_argument("-n", type=int, help="number of held-out prompts (default 300, with --quick 60)")
+    parser.add_argument("--ablations", nargs="*", metavar="NAME", help="the search with one thing changed; default all")
+    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="besides dynamic and static: fdg, budget, …")
+    args = parse(parser, argv)
     try:
         prompts = read_prompts(args)
         pipe = embedded.load().to(args.device)
@@ -281,7 +288,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     embedded.prepare(pipe, args.compile)
-    args.work = folder(args.work, "compiled") if args.compile else args.work
     report = evaluate(pipe, prompts, args)
     if args.json:
         print(json.dumps(report, indent=1))
