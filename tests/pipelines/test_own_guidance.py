@@ -174,14 +174,15 @@ def test_no_step_after_the_first_waits_for_the_device(stock, host, monkeypatch):
 
 
 def test_what_a_search_over_noise_waits_for(stock, monkeypatch):
-    """Each step: four steps of the scheduler more, which waits itself; the seeds of three draws of two rows; and
-    whether the draws differ at all."""
+    """Each step, however many draws: two steps of the scheduler more, which waits itself, and whether the draws differ
+    at all."""
     monkeypatch.setattr(run_module, "free_to_read", lambda tensor: False)
     noisy = lambda c, context: calm(c, context)  # noqa: E731
     noisy.space = "noisy"
     own = syncs_of_steps(stock("sd"), None, eta=1.0)
-    found = syncs_of_steps(stock("sd"), NoiseSearch([noisy], noises=3), eta=1.0)
-    assert found == [5 * waits + 3 * 2 + 1 for waits in own]
+    for noises in (3, 6):
+        found = syncs_of_steps(stock("sd"), NoiseSearch([noisy], noises=noises), eta=1.0)
+        assert found == [3 * waits + 1 for waits in own]
 
 
 def test_the_classes_know_their_host(stock, folder):
