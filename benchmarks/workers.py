@@ -53,6 +53,8 @@ def filling(
 
     with multiprocessing.get_context("spawn").Pool(workers, _start, started) as pool:
         yield fill
+        pool.close()
+        pool.join()  # so that each leaves as it would alone; what is interrupted is ended at once
 
 
 _own: dict[str, Any] = {}  # of this process
