@@ -176,6 +176,6 @@ def settings(pipe: TinyWorldPipeline) -> dict[str, Any]:
     return json.loads(json.dumps(values | {"calibration": calibration}))
 
 
-def folder(work: Path | None, *names: str) -> Any:
-    """Where the batches of a method are kept; `None` without `work`."""
+def folder(work: Path | None, *names: str) -> Path | None:
+    """Where the batches of a method are kept."""
     return None if work is None else work.joinpath(*(name.replace(":", "_") for name in names))

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
     name: str
     prompts: Sequence[str]
     seeds: Sequence[int]
-    folder: Path
+    folder: Path | None
 
 
 @contextlib.contextmanager

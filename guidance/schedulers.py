@@ -1,7 +1,7 @@
 """What guidance must know of a diffusers scheduler: its noise levels, its x0, and a step that leaves no trace."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeGuard
 
@@ -199,7 +199,7 @@ def probe(
     """
     arguments = step_kwargs | {"model_output": prediction, "timestep": timestep, "sample": sample, "return_dict": False}
     with _randomness_untouched(step_kwargs.get("generator"), sample.device):
-        return _twin(scheduler, sample.shape, torch.clone).step(**arguments)[0]
+        return _twin(scheduler, sample.shape).step(**arguments)[0]
 
 
 def probe_draws(
@@ -217,26 +217,30 @@ def probe_draws(
         alone = (step_kwargs | {"generator": draw} for draw in draws)
         return torch.stack([probe(scheduler, prediction, timestep, sample, kwargs) for kwargs in alone])
 
-    def copies(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.repeat(len(draws), *[1] * (tensor.ndim - 1))
-
     every = [generator for draw in draws for generator in draw]
     arguments = step_kwargs | {"generator": every, "timestep": timestep, "return_dict": False}
-    arguments |= {"model_output": copies(prediction), "sample": copies(sample)}
+    arguments |= {"model_output": _copies(prediction, len(draws)), "sample": _copies(sample, len(draws))}
     with _randomness_untouched(every, sample.device):
-        latents = _twin(scheduler, sample.shape, copies).step(**arguments)[0]
+        latents = _twin(scheduler, sample.shape, len(draws)).step(**arguments)[0]
     return latents.unflatten(0, (len(draws), -1))
 
 
-def _twin(scheduler: Scheduler, shape: torch.Size, copied: Callable[[torch.Tensor], torch.Tensor]) -> Scheduler:
-    """A copy of `scheduler` that shares no history with it: what is of the latents' `shape` is `copied`."""
+def _copies(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    """So many copies of its rows, one after the other."""
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1))
 
-    def own(value: Any) -> Any:
-        return copied(value) if isinstance(value, torch.Tensor) and value.shape == shape else value
+
+def _twin(scheduler: Scheduler, shape: torch.Size, times: int = 1) -> Scheduler:
+    """A copy of `scheduler` that shares no history with it, for `times` as many rows as the latents of `shape` have."""
+
+    def is_history(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.shape == shape
 
     twin = copy.copy(scheduler)
     for key, value in scheduler.__dict__.items():
-        if isinstance(value, (list, torch.Tensor)):
-            twin.__dict__[key] = [own(item) for item in value] if isinstance(value, list) else own(value)
+        if isinstance(value, list):  # whose items are replaced, not added into
+            twin.__dict__[key] = [_copies(v, times) if times > 1 and is_history(v) else v for v in value]
+        elif is_history(value):
+            twin.__dict__[key] = _copies(value, times)
     twin.__dict__.pop("step", None)  # `OnlineGuider` replaces that of the instance
     return twin

@@ -161,12 +161,12 @@ def test_annealing_is_trained(pipe, tmp_path, monkeypatch):
     assert not torch.equal(*sampled)
 
 
-@torch.no_grad()
 def test_annealing_is_of_the_weights_that_ship():
     """Where it is of others, the family is silently not compared."""
     assert annealing.trained(weights_digest(tinyworld.WEIGHTS / "text_to_image")) is not None
 
 
+@torch.no_grad()
 def test_the_losses_of_annealing(pipe):
     """The error of the guided noise is least where the model knows the noise; no guidance leaves both apart."""
     model = Model(pipe, PROMPTS, generators(), STEPS)
